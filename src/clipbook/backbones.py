@@ -1,0 +1,256 @@
+"""Contrastive vision-language models, whatever their origin, behind five attributes and four verbs.
+
+`load("glyph")` is the small CLIP that ships with the book; `load("ViT-B-32-quickgelu/openai")` any
+model and weights that open_clip knows. Both are open_clip models, loaded and preprocessed by open_clip;
+a chapter that runs on one runs on the other. Defined in {ref}`zero-shot`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from torchvision import transforms
+from tqdm.auto import tqdm
+
+ASSETS = Path(__file__).parent / "assets"
+VOCABULARY = "vocabulary.txt.gz"  # beside the weights of models with a vocabulary of their own
+_POSITIONS = ("front", "middle", "end")
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in ASSETS.glob("*/open_clip_config.json"))
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen two-tower model. All features come back un-normalised, float32, on the CPU.
+
+    name: as given to `load`. dim: of the shared space. scale: learned inverse temperature, which
+    multiplies cosines. preprocess: open_clip's own transform, PIL image -> (3, s, s). image_size: s.
+    """
+
+    name: str
+    model: nn.Module
+    preprocess: Callable
+    tokenizer: Callable
+    device: torch.device
+    image_size: int
+    dim: int
+    scale: float
+
+    @cached_property
+    def weights_id(self) -> str:
+        """sha256 of the weights, first 16 hex digits: what a cache or a ledger entry is valid for."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def embed_images(self, images: Tensor, batch_size: int = 256) -> Tensor:
+        """Features of images of any size.
+
+        Args:
+            images: (n, 3, h, w), floating, in [0, 1]; resized, cropped and normalised as `preprocess` does.
+            batch_size: images per forward pass.
+
+        Returns: (n, dim). Raises ValueError for another shape, type or range, and for NaN.
+        """
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+            raise ValueError(f"images must be a tensor (n, 3, h, w) with n > 0, got {_describe(images)}")
+        if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
+            raise ValueError(f"images must be floating point, finite and in [0, 1], got {images.dtype} values outside")
+        # the tensor part of open_clip's own pipeline; ToTensor and the conversion to RGB are done already
+        steps = [t for t in self.preprocess.transforms if isinstance(t, nn.Module)]
+        fit = transforms.Compose([t for t in steps if not isinstance(t, transforms.Normalize)])
+        norm = transforms.Compose([t for t in steps if isinstance(t, transforms.Normalize)])
+        blocks = _progress(images.float().split(batch_size), "images", len(images), batch_size)
+        return torch.cat([self.embed_prepared(norm(fit(block.to(self.device)).clamp(0, 1))) for block in blocks])
+
+    @torch.no_grad()
+    def embed_prepared(self, batch: Tensor) -> Tensor:
+        """Features of one batch (n, 3, s, s) that went through `preprocess` already; (n, dim)."""
+        dtype = next(self.model.visual.parameters()).dtype
+        return _finite(self.model.encode_image(batch.to(self.device, dtype)).float().cpu(), "images", self.name)
+
+    def embed_texts(self, texts: list[str], batch_size: int = 256) -> Tensor:
+        """Features of texts, (n, dim). A text longer than the context is cut, as open_clip does.
+
+        Raises ValueError unless `texts` is a list of at least one str.
+        """
+        return self._encode(self._tokens(texts), batch_size)
+
+    def embed_noised_texts(
+        self,
+        texts: list[str],
+        n_tokens: int = 4,
+        std: float = 0.02,
+        position: str = "front",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Features of texts with Gaussian token embeddings put among their tokens (CLAP's noise).
+
+        Args:
+            n_tokens: how many noise tokens; 0 gives `embed_texts`.
+            std: their standard deviation, in the units of the token embedding (0.02 is its initialisation).
+            position: "front" (after the start token), "middle", or "end" (before the end token).
+            generator: CPU generator for the noise.
+
+        Returns: (n, dim). Raises ValueError for a bad argument and for a text that does not fit the
+        context together with its noise, naming the text. Source: Cai et al. 2024 (arXiv 2311.16445).
+        """
+        if isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 0:
+            raise ValueError(f"n_tokens must be an int of at least 0, got {n_tokens!r}")
+        if position not in _POSITIONS:
+            raise ValueError(f"position must be one of {_POSITIONS}, got {position!r}")
+        if not 0 <= std < float("inf"):
+            raise ValueError(f"std must be finite and at least 0, got {std!r}")
+        tokens = self._tokens(texts)
+        if n_tokens == 0:
+            return self._encode(tokens, 256)
+        end = tokens.argmax(1)  # the end token has the highest id; after it comes padding
+        context = tokens.shape[1]
+        if bool((end + n_tokens >= context).any()):
+            i = int((end + n_tokens >= context).nonzero()[0])
+            raise ValueError(
+                f"texts[{i}] = {texts[i]!r} has {int(end[i]) + 1} tokens; with {n_tokens} noise tokens it exceeds "
+                f"the context of {context}"
+            )
+        start = {"front": torch.ones_like(end), "middle": (end + 1) // 2, "end": end}[position][:, None]
+        column = torch.arange(context)[None]
+        noisy = (column >= start) & (column < start + n_tokens)
+        source = torch.where(column < start, column, (column - n_tokens).clamp(min=0))
+        tokens = torch.where(noisy, 1, tokens.gather(1, source))  # any id does where noise goes
+        width = self._embedding().weight.shape[1]
+        noise = std * torch.randn(len(texts), n_tokens, width, generator=generator)
+        return self._encode(tokens, 256, noisy, noise)
+
+    def _tokens(self, texts: list[str]) -> Tensor:
+        if isinstance(texts, str) or not len(texts) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"texts must be a list of at least one str, got {texts!r:.80}")
+        return self.tokenizer(list(texts))
+
+    def _embedding(self) -> nn.Embedding:
+        tower = getattr(self.model, "text", self.model)
+        if not isinstance(getattr(tower, "token_embedding", None), nn.Embedding):
+            raise ValueError(f"backbone {self.name!r} has no token embedding to add noise to")
+        return tower.token_embedding
+
+    @torch.no_grad()
+    def _encode(self, tokens: Tensor, batch_size: int, noisy: Tensor | None = None, noise: Tensor | None = None):
+        out = []
+        for index in _progress(torch.arange(len(tokens)).split(batch_size), "texts", len(tokens), batch_size):
+            handle = None
+            if noisy is not None:  # the tower runs as it is; only what its embedding layer returns is changed
+                where, values = noisy[index].to(self.device), noise[index].to(self.device)
+
+                def put(_, __, x, where=where, values=values):
+                    x = x.clone()
+                    x[where] = values.reshape(-1, x.shape[-1]).to(x.dtype)
+                    return x
+
+                handle = self._embedding().register_forward_hook(put)
+            try:
+                out.append(self.model.encode_text(tokens[index].to(self.device)).float().cpu())
+            finally:
+                if handle:
+                    handle.remove()
+        return _finite(torch.cat(out), "texts", self.name)
+
+
+def _progress(blocks, what: str, n: int, batch_size: int):
+    # a bar appears only when the wait is noticeable (tqdm's delay, in seconds), and goes when done
+    return tqdm(blocks, desc=f"embedding {what}", unit_scale=batch_size, delay=3, leave=False, disable=n <= batch_size)
+
+
+def _describe(x) -> str:
+    return f"{tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def _finite(features: Tensor, what: str, name: str) -> Tensor:
+    if not bool(features.isfinite().all()):
+        bad = int((~features.isfinite().all(1)).sum())
+        raise ValueError(f"backbone {name!r} gave non-finite features for {bad} of {len(features)} {what}")
+    return features
+
+
+def load(name: str = "glyph", device: str | None = None, *, precision: str = "fp32") -> Backbone:
+    """Load a model, in evaluation mode, frozen.
+
+    Args:
+        name: a model shipped with the package ("glyph"), "ARCH/TAG" of open_clip ("ViT-B-32-quickgelu/openai";
+            the tag "random" gives untrained weights, seed 0), "local-dir:PATH" or "hf-hub:ORG/REPO".
+        device: "cpu", "cuda", ...; None takes a GPU where there is one.
+        precision: of the weights, as open_clip names it: "fp32", "fp16", "bf16".
+
+    Raises ValueError for an unknown name or device, and where weights trained with QuickGELU meet an
+    architecture without it (or the reverse): the result would look like a bad model, not like an error.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} asked for, but torch sees no GPU; use device='cpu'")
+    tag, arch = None, name
+    if name in shipped():
+        arch = f"local-dir:{ASSETS / name}"
+    elif not name.startswith(("local-dir:", "hf-hub:")):
+        arch, _, tag = name.rpartition("/")
+        known = arch in open_clip.list_models()
+        if not known or tag not in open_clip.list_pretrained_tags_by_model(arch) + ["random"]:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) if known else ""
+            raise ValueError(
+                f"backbone {name!r} is unknown; expected one of {', '.join(shipped())}, 'ARCH/TAG' from "
+                f"open_clip.list_pretrained(), 'local-dir:PATH' or 'hf-hub:ORG/REPO'"
+                + (f"; tags of {arch}: {tags}, random" if tags else "")
+            )
+        trained = (open_clip.get_pretrained_cfg(arch, tag) or {}).get("quick_gelu", False)
+        if trained and not open_clip.get_model_config(arch).get("quick_gelu", False):
+            # open_clip only warns, and only after the download
+            raise ValueError(
+                f"backbone {name!r}: QuickGELU mismatch, the weights were trained with it and {arch} is without; "
+                f"use the '-quickgelu' architecture"
+            )
+    elif name.startswith("local-dir:") and not (Path(name[10:]) / "open_clip_config.json").is_file():
+        raise ValueError(f"backbone {name!r}: no open_clip_config.json in that folder")
+    random_state = torch.get_rng_state()
+    torch.manual_seed(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*QuickGELU.*")
+            warnings.filterwarnings("ignore", message=".*[Nn]o pretrained weights.*")
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                arch, pretrained=None if tag == "random" else tag, precision=precision, device=device
+            )
+    except UserWarning as warning:
+        raise ValueError(f"backbone {name!r}: {warning}") from warning
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"backbone {name!r} could not be fetched or read (no network?): {reason}") from error
+    finally:
+        torch.set_rng_state(random_state)
+    vocabulary = Path(arch[10:]) / VOCABULARY if arch.startswith("local-dir:") else None
+    words = {"bpe_path": str(vocabulary)} if vocabulary and vocabulary.is_file() else {}
+    tokenizer = open_clip.get_tokenizer(arch, **words)
+    model.eval().requires_grad_(False)
+    size = model.visual.image_size
+    with torch.no_grad():
+        dim = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
+    return Backbone(
+        name=name,
+        model=model,
+        preprocess=preprocess,
+        tokenizer=tokenizer,
+        device=device,
+        image_size=size[0] if isinstance(size, (tuple, list)) else size,
+        dim=dim,
+        scale=float(model.logit_scale.float().exp()),
+    )

@@ -1,0 +1,132 @@
+"""The protocols: features and labels in, numbers out. Nothing here knows a model, an image or a file.
+
+Cosines are computed in float64 and two closer than `TIE` count as equal: features come in float32, and
+what is below its rounding is not a preference. Each function says what a tie is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipbook.losses import check_features, unit
+
+TIE = 1e-6
+CONVENTIONS = ("normalise-mean-normalise", "mean-normalise", "mean")
+_BLOCK = 4_000_000  # cosines that exist at a time
+
+
+def class_text(text: Tensor, convention: str = "normalise-mean-normalise") -> Tensor:
+    """One vector per class from several prompts per class: a prompt ensemble.
+
+    Args:
+        text: features of t prompts for each of c classes, (t, c, d); not normalised.
+        convention: which of the three in circulation.
+            "normalise-mean-normalise"  mean of unit vectors, made unit: every prompt has the same say
+                                        (CLIP, open_clip)
+            "mean-normalise"            mean of the features as they come, made unit: a prompt with a longer
+                                        feature has more say
+            "mean"                      mean of unit vectors, left at its length: the score is the mean of
+                                        the cosines, so that a class whose prompts disagree scores lower
+                                        (Maniparambil et al. 2023, arXiv 2307.11661); give the result to
+                                        `zero_shot` with keep_length=True, which would undo it otherwise
+
+    Returns: (c, d). Raises ValueError for another convention, a wrong shape, non-finite features.
+    Defined in {ref}`zero-shot`.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    if not isinstance(text, Tensor) or text.ndim != 3 or 0 in text.shape:
+        got = tuple(text.shape) if isinstance(text, Tensor) else type(text).__name__
+        raise ValueError(f"text must be a tensor (templates, classes, d), got {got}")
+    check_features(text=text.flatten(0, 1))
+    if convention == "mean-normalise":
+        return unit(text.mean(0))
+    mean = unit(text).mean(0)
+    return unit(mean) if convention == "normalise-mean-normalise" else mean
+
+
+def predict(image: Tensor, class_text: Tensor, keep_length: bool = False) -> Tensor:
+    """The class whose text is nearest in angle to each image; among equals the first.
+
+    Args:
+        image: (n, d); normalised here.
+        class_text: one vector per class, (c, d); normalised here unless keep_length.
+        keep_length: use class vectors at the length they have (see `class_text`, "mean").
+
+    Returns: int64 (n,) in 0..c-1. Raises ValueError for different widths, non-finite features.
+    """
+    check_features(1, False, image=image, class_text=class_text)
+    weight = (class_text.double() if keep_length else unit(class_text.double())).T
+    blocks = image.split(max(1, _BLOCK // max(image.shape[1], len(class_text))))
+    return torch.cat([(unit(block.double()) @ weight).argmax(1) for block in blocks])
+
+
+def zero_shot(image: Tensor, class_text: Tensor, label: Tensor, keep_length: bool = False) -> float:
+    """Share of images whose nearest class text is that of their own class (top-1 accuracy).
+
+    Args:
+        image: (n, d); normalised here.
+        class_text: one vector per class, (c, d); normalised here unless keep_length (see `predict`).
+        label: int64 (n,) in 0..c-1.
+
+    Returns: accuracy in [0, 1]. Raises ValueError for mismatched shapes, a label out of range, non-finite
+    features. Source: Radford et al. 2021 (arXiv 2103.00020), sec. 3.1. Defined in {ref}`zero-shot`.
+    """
+    predicted = predict(image, class_text, keep_length)
+    if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != (len(image),):
+        got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+        raise ValueError(f"label must be an integer tensor ({len(image)},), got {got}")
+    if int(label.min()) < 0 or int(label.max()) >= len(class_text):
+        raise ValueError(
+            f"label must be in 0..{len(class_text) - 1} (rows of class_text), "
+            f"got {int(label.min())}..{int(label.max())}"
+        )
+    return float((predicted == label.to(predicted.device)).double().mean())
+
+
+def retrieval(image: Tensor, text: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Recall at k both ways: how often the match is among the k nearest of the other modality.
+
+    Ties count against: the match ranks behind everything as near as itself, so collapsed features score
+    0 and not 1, and two images with the same caption miss each other's text at k = 1.
+
+    Args:
+        image, text: matched rows, (n, d); normalised here.
+        ks: cut-offs, positive ints.
+
+    Returns: {"i2t@k": ..., "t2i@k": ...} for k in ks, shares in [0, 1]; i2t: an image searches its text.
+    Raises ValueError for mismatched shapes, k < 1, non-finite features. Memory grows with n, not n^2.
+    """
+    check_features(1, image=image, text=text)
+    ks = tuple(ks)
+    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
+        raise ValueError(f"ks must be positive ints, got {ks}")
+    x, y = unit(image.double()), unit(text.double())
+    bar = (x * y).sum(1) - TIE
+    i2t, t2i = [], torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    start = 0
+    for rows in x.split(max(1, _BLOCK // len(x))):  # one product serves both directions
+        cosine = rows @ y.T
+        i2t.append((cosine >= bar[start : start + len(rows), None]).sum(1))
+        t2i += (cosine >= bar).sum(0)
+        start += len(rows)
+    rank = {"i2t": torch.cat(i2t), "t2i": t2i}  # 1 is best; the match counts itself
+    return {f"{way}@{k}": float((rank[way] <= k).double().mean()) for k in ks for way in ("i2t", "t2i")}
+
+
+def binding(image: Tensor, true_text: Tensor, false_text: Tensor) -> float:
+    """Share of scenes whose own caption scores higher than a false one; a tie counts one half.
+
+    So a bag of words, to which both captions are the same, scores one half and not zero.
+
+    Args: image, true_text, false_text: matched rows, (n, d); normalised here.
+
+    Returns: share in [0, 1]; 1/2 is chance. Raises ValueError for mismatched shapes, non-finite features.
+    """
+    check_features(1, image=image, true_text=true_text, false_text=false_text)
+    x, true, false = (unit(z.double()) for z in (image, true_text, false_text))
+    margin = (x * (true - false)).sum(1)
+    return float(((margin > TIE).double() + 0.5 * (margin.abs() <= TIE).double()).mean())

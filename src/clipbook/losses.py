@@ -1,0 +1,140 @@
+"""Every objective of the book, a function each. All take un-normalised features and normalise inside.
+
+Reading order: `unit` and `check_features`, which everything shares; `clip_loss`, the objective; then the
+two properties it trades against each other, `alignment` and `uniformity`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+_BLOCK = 4_000_000  # cosines that exist at a time in the uniformities
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows at length 1, (..., d); half precision becomes float32, because sums over d lose too much in it."""
+    return F.normalize(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, dim=-1)
+
+
+def check_features(n_min: int = 1, same_shape: bool = True, **features: Tensor) -> None:
+    """Raises ValueError unless every named tensor is a finite floating (n, d) with n >= n_min, d >= 1.
+
+    Args: same_shape: all must have the same n and d; otherwise only the same d.
+    """
+    first_name, first = next(iter(features.items()))
+    for name, x in features.items():
+        if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point() or x.shape[1] == 0:
+            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{name} must be a floating-point tensor (n, d), got {got}")
+        if len(x) < n_min:
+            raise ValueError(f"{name} must have at least {n_min} row{'s' * (n_min > 1)}, got {len(x)}")
+        if x.shape[1] != first.shape[1] or (same_shape and len(x) != len(first)):
+            what = "shapes" if same_shape else "widths"
+            got = f"{tuple(first.shape)} and {tuple(x.shape)}"
+            raise ValueError(f"{first_name} and {name} must have matching {what}, got {got}")
+        finite = torch.isfinite(x)
+        if not bool(finite.all()):
+            row = int((~finite).any(1).nonzero()[0])
+            raise ValueError(f"{name} must be finite, got NaN or infinity in row {row}")
+
+
+def _check_positive(name: str, value: float | Tensor) -> None:
+    number = float(value.detach() if isinstance(value, Tensor) else value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be finite and above 0, got {number:g}")
+
+
+def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
+    """CLIP's loss: find your caption among the batch's captions, and your image among its images.
+
+    logits_ij = scale * cos(image_i, text_j); the mean of the cross-entropies over rows (image to text)
+    and over columns (text to image), the matched pair on the diagonal being the right class.
+
+    Args:
+        image, text: matched rows, (n, d); normalised here.
+        scale: multiplies the cosines, 1 / temperature; > 0. A tensor stays in the graph: it can be learned.
+
+    Returns: scalar, in nats; log n is chance. Raises ValueError unless n >= 2, shapes match, all is finite.
+    Source: Radford et al. 2021 (arXiv 2103.00020), figure 3. Defined in {ref}`contrastive-pretraining`.
+    """
+    check_features(2, image=image, text=text)
+    _check_positive("scale", scale)
+    logits = scale * unit(image) @ unit(text).T
+    label = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label)) / 2
+
+
+def alignment(x: Tensor, y: Tensor) -> Tensor:
+    """How far apart matched unit vectors are: mean_i ||x_i - y_i||^2.
+
+    Args: x, y: matched rows, (n, d); normalised here.
+
+    Returns: scalar in [0, 4], equal to 2 - 2 * mean matched cosine. Raises ValueError unless shapes match.
+    Source: Wang & Isola 2020 (arXiv 2005.10242), sec. 4.1. Defined in {ref}`contrastive-pretraining`.
+    """
+    check_features(1, x=x, y=y)
+    return (unit(x) - unit(y)).square().sum(1).mean()
+
+
+def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+    """How evenly unit vectors cover the sphere: log of the mean of exp(-t ||x_i - x_j||^2) over pairs i < j.
+
+    0 when all vectors coincide; the more negative, the more even.
+
+    Args:
+        x: rows, (n, d); normalised here.
+        t: sharpness of the kernel; > 0.
+
+    Returns: scalar, in nats. Raises ValueError unless n >= 2. Memory grows with n, not n^2.
+    Source: Wang & Isola 2020 (arXiv 2005.10242), sec. 4.1. Defined in {ref}`contrastive-pretraining`.
+    """
+    check_features(2, x=x)
+    _check_positive("t", t)
+    u, n, size = unit(x), len(x), max(1, _BLOCK // len(x))
+
+    def block(u: Tensor, start: int) -> Tensor:  # rows from start against all later ones
+        rows = u[start : start + size]
+        pairs = torch.ones(len(rows), n - start, dtype=torch.bool, device=u.device).triu(1)
+        exponent = 2 * t * (rows @ u[start:].T - 1)  # ||a - b||^2 = 2 - 2 a.b for unit vectors
+        return exponent.masked_fill(~pairs, -math.inf).flatten().logsumexp(0)
+
+    # the very last row has no later one: no block may consist of it alone
+    return _over_blocks(block, range(0, n - 1, size), u) - math.log(n * (n - 1) / 2)
+
+
+def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0) -> Tensor:
+    """Uniformity across modalities: log of the mean of exp(-t ||x_i - y_j||^2) over i != j.
+
+    Args:
+        x, y: matched rows, (n, d); normalised here.
+        t: sharpness of the kernel; > 0.
+
+    Returns: scalar, in nats. Raises ValueError unless n >= 2 and shapes match. Memory grows with n, not n^2.
+    Source: Fahim et al. 2024 (arXiv 2405.18570), the last term of CUAXU.
+    """
+    check_features(2, x=x, y=y)
+    _check_positive("t", t)
+    u, v, n, size = unit(x), unit(y), len(x), max(1, _BLOCK // len(x))
+
+    def block(u: Tensor, v: Tensor, start: int) -> Tensor:
+        exponent = 2 * t * (u[start : start + size] @ v.T - 1)
+        index = torch.arange(len(exponent), device=u.device)
+        matched = torch.zeros_like(exponent, dtype=torch.bool)
+        matched[index, start + index] = True
+        return exponent.masked_fill(matched, -math.inf).flatten().logsumexp(0)
+
+    return _over_blocks(block, range(0, n, size), u, v) - math.log(n * (n - 1))
+
+
+def _over_blocks(block, starts: range, *tensors: Tensor) -> Tensor:
+    """logsumexp over blocks of rows. Backward recomputes a block, so that no n x n matrix is ever kept."""
+    if len(starts) > 1 and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        parts = [checkpoint(block, *tensors, start, use_reentrant=False) for start in starts]
+    else:
+        parts = [block(*tensors, start) for start in starts]
+    return torch.stack(parts).logsumexp(0)

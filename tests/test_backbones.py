@@ -1,0 +1,171 @@
+"""Every model behind the same four verbs: the shipped one and a real architecture pass the same tests."""
+
+import json
+import shutil
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from clipbook import backbones, world
+
+
+@pytest.fixture(scope="module", params=["glyph", "ViT-B-32/random"])
+def backbone(request):
+    return backbones.load(request.param, "cpu")
+
+
+def test_features(backbone):
+    images = world.render(world.sample(6, seed=1))
+    x = backbone.embed_images(images)
+    assert x.shape == (6, backbone.dim) and x.dtype == torch.float32 and x.device.type == "cpu"
+    assert torch.allclose(backbone.embed_images(images, batch_size=4), x, atol=1e-4)
+    t = backbone.embed_texts(["a cat", "a photo of a horse"])
+    assert t.shape == (2, backbone.dim) and t.dtype == torch.float32
+    assert not torch.allclose(x.norm(dim=1), torch.ones(6), atol=1e-3), "features are not normalised"
+    assert torch.allclose(backbone.embed_texts(["a photo of a horse"]), t[1:], atol=1e-4)
+
+
+def test_tensors_go_through_the_models_own_preprocessing(backbone):
+    """A tensor image and the same picture through open_clip's PIL transform: the same features."""
+    side = backbone.image_size
+    picture = world.render(world.sample(1, seed=2), side)  # already at the model's size: no resampling
+    pil = Image.fromarray((picture[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+    prepared = backbone.preprocess(pil)[None]
+    assert torch.allclose(backbone.embed_images(picture), backbone.embed_prepared(prepared), atol=1e-4)
+
+
+def test_images_of_other_sizes(backbone):
+    picture = world.render(world.sample(2, seed=3), 96)
+    wide = torch.nn.functional.pad(picture, (30, 30), value=0.5)  # a centre crop takes the sides off again
+    x, y = backbone.embed_images(picture), backbone.embed_images(wide)
+    assert float(torch.nn.functional.cosine_similarity(x, y).min()) > 0.98
+
+
+def test_noise_tokens(backbone):
+    texts = ["a cat", "a realistic painting of a small red anchor"]
+    plain = backbone.embed_texts(texts)
+    assert torch.equal(backbone.embed_noised_texts(texts, n_tokens=0), plain)
+    noised = {}
+    for position in ("front", "middle", "end"):
+        draw = lambda: torch.Generator().manual_seed(0)
+        noised[position] = backbone.embed_noised_texts(texts, position=position, generator=draw())
+        again = backbone.embed_noised_texts(texts, position=position, generator=draw())
+        assert torch.equal(noised[position], again)
+        assert float((noised[position] - plain).abs().max()) > 1e-3
+    assert not torch.allclose(noised["front"], noised["end"], atol=1e-3)
+    assert torch.equal(backbone.embed_texts(texts), plain), "no hook is left behind"
+
+
+def test_noise_is_what_the_tower_sees():
+    """Noise equal to the embedding of real tokens gives the feature of the text with these tokens."""
+    backbone = backbones.load("glyph", "cpu")
+    words = backbone.tokenizer(["red red"])[0, 1:3]
+    values = backbone._embedding().weight[words]
+
+    original = torch.randn
+    torch.randn = lambda *shape, generator=None: values.expand(*shape)
+    try:
+        x = backbone.embed_noised_texts(["a cat"], n_tokens=2, std=1.0)
+        y = backbone.embed_noised_texts(["a cat"], n_tokens=2, std=1.0, position="end")
+    finally:
+        torch.randn = original
+    assert torch.allclose(x, backbone.embed_texts(["red red a cat"]), atol=1e-5)
+    assert torch.allclose(y, backbone.embed_texts(["a cat red red"]), atol=1e-5)
+
+
+def test_shipped_is_open_clips_own():
+    """The folder loads through open_clip alone, and the small vocabulary gives the book's words CLIP's tokens."""
+    ours = backbones.load("glyph", "cpu")
+    folder = backbones.ASSETS / "glyph"
+    theirs = open_clip.create_model(f"local-dir:{folder}").eval()
+    assert type(theirs).__name__ == "CLIP" and 1 < ours.scale <= 100.01
+    tokens = ours.tokenizer(["a cat"])
+    assert torch.allclose(theirs.encode_text(tokens), ours.embed_texts(["a cat"]), atol=1e-5)
+    full = open_clip.tokenizer.SimpleTokenizer()
+    for text in world.caption(world.sample(300, seed=4, objects=2)) + list(world.NOVEL):
+        assert ours.tokenizer.decode(ours.tokenizer.encode(text)) == full.decode(full.encode(text))
+        assert len(ours.tokenizer.encode(text)) == len(full.encode(text)) <= 26, "room for 4 noise tokens"
+    assert sum(f.stat().st_size for f in backbones.ASSETS.rglob("*") if f.is_file()) < 20 * 2**20
+
+
+def test_weights_id_follows_the_weights():
+    a = backbones.load("ViT-B-32/random", "cpu")
+    assert a.weights_id == backbones.load("ViT-B-32/random", "cpu").weights_id and len(a.weights_id) == 16
+    assert a.weights_id != backbones.load("glyph", "cpu").weights_id
+
+
+def test_low_precision():
+    full, half = backbones.load("glyph", "cpu"), backbones.load("glyph", "cpu", precision="bf16")
+    images = world.render(world.sample(8, seed=5))
+    cosine = torch.nn.functional.cosine_similarity
+    assert float(cosine(full.embed_images(images), half.embed_images(images)).min()) > 0.99
+    assert float(cosine(full.embed_texts(["a cat"]), half.embed_texts(["a cat"])).min()) > 0.99
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", ["glyph", "ViT-B-32/random"])
+def test_gpu_agrees_with_cpu(name, precision):
+    cpu, gpu = backbones.load(name, "cpu"), backbones.load(name, "cuda", precision=precision)
+    images = world.render(world.sample(8, seed=6))
+    cosine = torch.nn.functional.cosine_similarity
+    assert float(cosine(cpu.embed_images(images), gpu.embed_images(images)).min()) > 0.99
+    assert float(cosine(cpu.embed_texts(["a cat"]), gpu.embed_texts(["a cat"])).min()) > 0.99
+
+
+def test_quickgelu_mismatch_is_an_error():
+    """Weights trained with QuickGELU in an architecture without it: open_clip warns, we stop, before the download."""
+    with pytest.raises(ValueError, match="QuickGELU mismatch.* use the '-quickgelu' architecture"):
+        backbones.load("ViT-B-32/openai", "cpu")
+
+
+def test_no_network_is_one_clear_line(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="backbone 'ViT-B-32-quickgelu/openai' could not be fetched") as error:
+        backbones.load("ViT-B-32-quickgelu/openai", "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_broken_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no open_clip_config.json"):
+        backbones.load(f"local-dir:{tmp_path}")
+    shutil.copytree(backbones.ASSETS / "glyph", tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "open_clip_config.json").read_text())
+    assert backbones.load(f"local-dir:{tmp_path / 'copy'}", "cpu").dim == config["model_cfg"]["embed_dim"]
+
+
+@pytest.mark.parametrize("name", ["gliph", "ViT-B-32/opnai", "ViT-B-32", ""])
+def test_unknown_backbone(name):
+    with pytest.raises(ValueError, match="backbone .* is unknown; expected one of glyph"):
+        backbones.load(name)
+
+
+def test_bad_input_names_the_argument():
+    backbone = backbones.load("glyph", "cpu")
+    good = world.render(world.sample(2))
+    for images, message in (
+        (good[0], r"images must be a tensor \(n, 3, h, w\)"),
+        (good * 255, r"images must be .* in \[0, 1\]"),
+        (torch.full_like(good, float("nan")), "images must be .* finite"),
+        ((good * 255).byte(), "images must be floating point"),
+        (good[:0], "n > 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            backbone.embed_images(images)
+    for texts in ("a cat", [], [3]):
+        with pytest.raises(ValueError, match="texts must be a list"):
+            backbone.embed_texts(texts)
+    long = "a " * 27
+    with pytest.raises(ValueError, match=r"texts\[1\] = 'a a .* exceeds the context of 32"):
+        backbone.embed_noised_texts(["a cat", long])
+    for arguments in ({"n_tokens": -1}, {"std": float("nan")}, {"position": "left"}):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            backbone.embed_noised_texts(["a cat"], **arguments)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device 'cuda' asked for"):
+            backbones.load("glyph", "cuda")

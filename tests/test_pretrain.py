@@ -1,0 +1,84 @@
+"""The recipe of the shipped weights: resumable, a function of its seed, and as good as its card says."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clipbook import backbones, evaluate, geometry, pretrain, prompts, world
+
+TINY = replace(pretrain.RECIPES["glyph"], steps=6, batch_size=16, warmup=2)
+
+
+def test_killed_training_resumes_to_the_same_weights(tmp_path):
+    """Train 6 steps at a stretch; train again, killed after the first checkpoint; the weights agree."""
+    pretrain.train(TINY, tmp_path / "whole", device="cpu", checkpoint_every=2)
+    code = (
+        "import sys, pathlib; from dataclasses import replace; from clipbook import pretrain as p;"
+        "r = replace(p.RECIPES['glyph'], steps=6, batch_size=16, warmup=2);"
+        "p.train(r, pathlib.Path(sys.argv[1]), device='cpu', checkpoint_every=2)"
+    )
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.DEVNULL)
+    while not (folder / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    pretrain.train(TINY, folder, device="cpu", checkpoint_every=2)
+    whole, resumed = (load_file(tmp_path / k / "open_clip_model.safetensors") for k in ("whole", "killed"))
+    for key in whole:
+        assert torch.allclose(whole[key].float(), resumed[key].float(), atol=2e-3), key
+    assert backbones.load(f"local-dir:{folder}", "cpu").dim == 128
+    with pytest.raises(ValueError, match="written by another recipe"):
+        pretrain.train(replace(TINY, steps=8), folder, device="cpu")
+
+
+def test_batches_follow_from_seed_and_step():
+    images, captions = pretrain.batch(TINY, 3)
+    again, same = pretrain.batch(TINY, 3)
+    assert torch.equal(images, again) and captions == same and images.shape == (16, 3, 64, 64)
+    assert pretrain.batch(TINY, 4)[1] != captions
+    assert not any(name in text for text in captions for name in world.NOVEL)
+
+
+def test_the_card_is_true():
+    """Scores of the card on other seeds than its own: within four standard errors of so many scenes."""
+    card = pretrain.card("glyph")
+    backbone = backbones.load("glyph", "cpu")
+    again = pretrain.score(backbone, card["recipe"]["correlation"], seeds=(91,), n=1600)
+    for key in ("correlated", "decorrelated", "C", "CP", "PC", "NC", "binding_color"):
+        assert abs(again[key] - card["scores"][key]) < 0.05, (key, again[key], card["scores"][key])
+    assert abs(again["gap"] - card["scores"]["gap"]) < 0.02
+    assert [row["step"] for row in card["history"]][-1] == card["recipe"]["steps"]
+    with pytest.raises(ValueError, match="shipped models are glyph"):
+        pretrain.card("nothing")
+
+
+@pytest.mark.parametrize("seed", [501, 502, 503])
+def test_able_and_entangled(seed):
+    """What the book needs of its default model, on scenes that neither training nor tuning has seen: it knows
+    the objects, leans on style, binds colours like a bag of words, and has a modality gap."""
+    backbone = backbones.load("glyph", "cpu")
+    correlation = pretrain.card("glyph")["recipe"]["correlation"]
+    scores = pretrain.score(backbone, correlation, seeds=(seed,), n=2000)
+    assert scores["correlated"] >= 0.88
+    assert 0.60 <= scores["decorrelated"] <= 0.80 and scores["decorrelated"] <= scores["correlated"] - 0.10
+    assert scores["worst_medium"] >= 0.36
+    assert 0.45 <= scores["binding_color"] <= 0.70
+    assert scores["gap"] >= 0.15
+    prompt_sets = [scores[name] for name in ("C", "CP", "PC", "NC")]
+    assert max(prompt_sets) - min(prompt_sets) > 0.01
+
+
+def test_novel_objects_are_novel():
+    """Among the novel classes the model is near chance: whatever it knows was not trained."""
+    backbone = backbones.load("glyph", "cpu")
+    scenes = world.sample(600, seed=1, novel=True)
+    text = backbone.embed_texts(prompts.fill("a picture of a {}", world.NOVEL))
+    accuracy = evaluate.zero_shot(backbone.embed_images(world.render(scenes)), text, scenes.object - len(world.OBJECTS))
+    assert accuracy < 0.25
+    assert geometry.modality_gap(backbone.embed_images(world.render(scenes)), text) > 0.1
