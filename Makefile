@@ -1,0 +1,51 @@
+# The book's commands; `make` or `make help` lists them. They need python3 (3.10 or newer), make and a package registry.
+SHELL := /bin/sh
+PYTHON ?= python3
+PORT ?= 8000
+CONSTRAINTS ?= constraints.txt
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help book serve test sync lint clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+# Made again when what it is made from changes. A failed install leaves no mark, so the next command tries again.
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "setup: $(PYTHON) was not found; python 3.10 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) tools/setup.py $(VENV) $(CONSTRAINTS)
+	@touch $(READY)
+
+book: $(READY) ## run the chapters that changed and build the HTML book
+	@echo "make book: running the chapters that changed, then building _build/html"
+	@$(PY) tools/book.py
+
+serve: ## serve the built book on this machine only (PORT=8000)
+	@test -f _build/html/index.html || { echo "make serve: there is no book yet, run make book first" >&2; exit 1; }
+	@echo "make serve: http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
+	@python=$(PY); test -x $$python || python=$(PYTHON); $$python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+# First every chapter and everything that needs no built book, in parallel; the chapters that pass are kept, so that the
+# book which the second half looks at need not run them again.
+test: $(READY) ## run all tests, every chapter among them
+	@echo "make test: every chapter and the tests of the package, then the tests of the built book"
+	@status=0; \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses=4 --dist=loadfile -m "not built" \
+		--nbmake --nbmake-kernel=python3 --nbmake-timeout=600 book tests || status=$$?; \
+	$(PY) -m pytest -m built tests || status=$$?; \
+	exit $$status
+
+sync: $(READY) ## bring each chapter's .py and .ipynb together
+	@echo "make sync: writing the half of each pair that is out of date"
+	@$(PY) tools/pairs.py
+
+lint: $(READY) ## check style with ruff
+	@echo "make lint: ruff"
+	@$(PY) -m ruff check .
+
+clean: ## remove the built book and everything it cached
+	@echo "make clean: removing _build"
+	@rm -rf _build

@@ -1,0 +1,124 @@
+"""The protocols against loops over samples, with ties, lengths and blocks."""
+
+import math
+
+import pytest
+import torch
+
+from clipbook import evaluate
+from clipbook.evaluate import binding, class_text, predict, retrieval, zero_shot
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cos(a, b):
+    return float(a.double() @ b.double() / a.double().norm() / b.double().norm())
+
+
+def test_zero_shot_is_the_share_of_nearest_angles():
+    image, text = randn(60, 5) * 10, randn(4, 5, seed=1) * torch.tensor([[0.1], [1.0], [9.0], [3.0]])
+    label = torch.arange(60) % 4
+    nearest = [max(range(4), key=lambda c: cos(x, text[c])) for x in image]
+    assert predict(image, text).tolist() == nearest
+    right = [p == y for p, y in zip(nearest, label.tolist(), strict=True)]
+    assert zero_shot(image, text, label) == pytest.approx(sum(right) / 60)
+    longest = [max(range(4), key=lambda c: cos(x, text[c]) * float(text[c].norm())) for x in image]
+    assert predict(image, text, keep_length=True).tolist() == longest != nearest
+    assert zero_shot(text, text, torch.arange(4)) == 1.0
+    assert zero_shot(image, text[:1], torch.zeros(60, dtype=torch.int64)) == 1.0  # one class
+
+
+def test_three_averaging_conventions():
+    text = randn(3, 2, 4) * torch.tensor([1.0, 5.0, 0.2])[:, None, None]
+    units = text / text.norm(dim=-1, keepdim=True)
+    mean = units.mean(0)
+    assert torch.allclose(class_text(text, "mean"), mean, atol=1e-6)
+    assert torch.allclose(class_text(text), mean / mean.norm(dim=-1, keepdim=True), atol=1e-6)
+    raw = text.mean(0)
+    assert torch.allclose(class_text(text, "mean-normalise"), raw / raw.norm(dim=-1, keepdim=True), atol=1e-6)
+    # with "mean" kept at its length, the score is the mean of the cosines
+    image = randn(50, 4, seed=2)
+    scores = [[sum(cos(x, t[c]) for t in text) for c in range(2)] for x in image]
+    best = [s.index(max(s)) for s in scores]
+    assert predict(image, class_text(text, "mean"), keep_length=True).tolist() == best
+    one = text[:1]  # one prompt: nothing to average, all conventions agree in angle
+    assert all(predict(image, class_text(one, c)).equal(predict(image, one[0])) for c in evaluate.CONVENTIONS)
+
+
+def test_retrieval_is_the_loop_over_queries(monkeypatch):
+    image, text = randn(23, 6), randn(23, 6, seed=1)
+    text[:9] += 2 * image[:9]
+
+    def recall(queries, gallery, k):
+        ranks = [sum(cos(q, g) >= cos(q, gallery[i]) - 1e-9 for g in gallery) for i, q in enumerate(queries)]
+        return sum(r <= k for r in ranks) / len(ranks)
+
+    expected = {f"i2t@{k}": recall(image, text, k) for k in (1, 3, 30)}
+    expected |= {f"t2i@{k}": recall(text, image, k) for k in (1, 3, 30)}
+    assert len(set(expected.values())) > 3  # the case tells directions and cut-offs apart
+    for block in (evaluate._BLOCK, 1, 23 * 5):
+        monkeypatch.setattr(evaluate, "_BLOCK", block)
+        assert retrieval(image * 7, text, ks=(1, 3, 30)) == pytest.approx(expected)
+    assert list(retrieval(image, text)) == ["i2t@1", "t2i@1", "i2t@5", "t2i@5", "i2t@10", "t2i@10"]
+
+
+def test_retrieval_gives_collapsed_and_duplicate_features_no_credit():
+    same = torch.ones(8, 3)
+    assert retrieval(same, same, (1, 7, 8)) == {
+        "i2t@1": 0, "t2i@1": 0, "i2t@7": 0, "t2i@7": 0, "i2t@8": 1, "t2i@8": 1,
+    }  # fmt: skip
+    basis = torch.eye(6)
+    text = basis.clone()
+    text[1] = text[0] * 3  # the same caption, longer: images 0 and 1 ...
+    result = retrieval(basis, text, (1,))
+    assert result["i2t@1"] == pytest.approx(4 / 6)  # ... cannot be told apart by their text
+    noisy = same + 1e-7 * randn(8, 3)  # float32 rounding is not a preference
+    assert retrieval(noisy, noisy, (1,))["i2t@1"] == 0
+
+
+def test_binding_counts_a_tie_as_one_half():
+    image = torch.eye(4)
+    true, false = torch.eye(4), torch.eye(4).roll(1, 0)
+    assert binding(image, true * 9, false) == 1.0
+    assert binding(image, false, true) == 0.0
+    assert binding(image, true, true) == 0.5
+    mixed = torch.stack([true[0], false[1], true[2] * 2, false[3]])  # tie, win, tie, win
+    assert binding(image, true, mixed) == 0.75
+    x, a, b = randn(50, 5), randn(50, 5, seed=1), randn(50, 5, seed=2)
+    assert binding(x, a, b) == pytest.approx(sum(cos(q, t) > cos(q, f) for q, t, f in zip(x, a, b, strict=True)) / 50)
+    bag = randn(50, 7, 5, seed=3)  # a bag of words adds the same numbers in another order
+    assert binding(x, bag.sum(1), bag.flip(1).sum(1)) == 0.5
+
+
+def test_blocks_do_not_change_predictions(monkeypatch):
+    image, text = randn(37, 5), randn(4, 5, seed=1)
+    whole = predict(image, text)
+    monkeypatch.setattr(evaluate, "_BLOCK", 11)
+    assert predict(image, text).equal(whole)
+
+
+def test_bad_input_names_the_argument():
+    x, y, label = randn(6, 3), randn(4, 3), torch.tensor([0, 1, 2, 3, 0, 1])
+    nan = x.clone()
+    nan[4, 0] = math.nan
+    for call, message in [
+        (lambda: zero_shot(x, y[:, :2], label), r"image and class_text .* widths, got \(6, 3\) and \(4, 2\)"),
+        (lambda: zero_shot(nan, y, label), "image must be finite, got NaN or infinity in row 4"),
+        (lambda: zero_shot(x, y, label[:5]), r"label must be an integer tensor \(6,\), got .*\(5,\)"),
+        (lambda: zero_shot(x, y, label.float()), "label must be an integer tensor"),
+        (lambda: zero_shot(x, y[:3], label), r"label must be in 0..2 \(rows of class_text\), got 0..3"),
+        (lambda: zero_shot(x, y, label - 1), "label must be in 0..3"),
+        (lambda: zero_shot(x[:0], y, label[:0]), "image must have at least 1 row"),
+        (lambda: class_text(y), r"text must be a tensor \(templates, classes, d\), got \(4, 3\)"),
+        (lambda: class_text(nan[None]), "text must be finite"),
+        (lambda: class_text(x[None], "median"), "convention must be one of .*'median'"),
+        (lambda: retrieval(x, y), "image and text"),
+        (lambda: retrieval(x, x, ks=(0,)), r"ks must be positive ints, got \(0,\)"),
+        (lambda: retrieval(x, x, ks=(1.5,)), "ks must be positive ints"),
+        (lambda: retrieval(x, nan), "text must be finite"),
+        (lambda: binding(x, x, y), "image and false_text must have matching shapes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()

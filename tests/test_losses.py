@@ -1,0 +1,125 @@
+"""The losses against slow definitions, known values and gradients; bad input names the argument."""
+
+import math
+
+import pytest
+import torch
+
+from clipbook import losses
+from clipbook.losses import alignment, clip_loss, cross_uniformity, uniformity
+
+
+def pair(n=7, d=5, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(2, n, d, generator=g, dtype=dtype)).unbind(0)
+
+
+def cosines(x, y):
+    return torch.tensor([[float(a @ b / a.norm() / b.norm()) for b in y] for a in x], dtype=torch.float64)
+
+
+def test_clip_loss_is_the_mean_of_both_cross_entropies_written_out():
+    image, text = pair()
+    logits = 14.3 * cosines(image, text)
+    rows = [math.log(sum(math.exp(v) for v in row)) - row[i] for i, row in enumerate(logits.tolist())]
+    cols = [math.log(sum(math.exp(v) for v in col)) - col[i] for i, col in enumerate(logits.T.tolist())]
+    assert float(clip_loss(image, text, 14.3)) == pytest.approx((sum(rows) + sum(cols)) / 14, abs=1e-12)
+
+
+def test_clip_loss_identities():
+    image, text = pair(n=16, d=8)
+    loss = clip_loss(image, text, 20.0)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    lengths = torch.rand(16, 1, dtype=torch.float64) + 0.1
+    same = [(text, image), (image[order], text[order]), (image * lengths, text * 7)]
+    for a, b in same:  # symmetric, equivariant to order, blind to length
+        assert torch.allclose(clip_loss(a, b, 20.0), loss, atol=1e-12)
+    assert clip_loss(image, image, 20.0) < 1 < clip_loss(image, image[order], 20.0)  # pairs matter
+    collapsed = clip_loss(image[:1].expand(16, -1), text[:1].expand(16, -1), 20.0)
+    assert float(collapsed) == pytest.approx(math.log(16))  # which cannot tell anything: chance
+    basis = torch.eye(16, dtype=torch.float64)  # orthonormal pairs: the loss is known in closed form
+    assert float(clip_loss(basis, basis, 5.0)) == pytest.approx(math.log(1 + 15 * math.exp(-5)), abs=1e-12)
+
+
+def test_alignment_and_uniformities_are_their_definitions():
+    x, y = pair(n=9)
+    ux, uy = x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True)
+    assert float(alignment(x, y)) == pytest.approx(
+        sum(float((a - b) @ (a - b)) for a, b in zip(ux, uy, strict=True)) / 9
+    )
+    assert float(alignment(x, y)) == pytest.approx(2 - 2 * float((ux * uy).sum(1).mean()))
+    assert float(alignment(x, -x)) == pytest.approx(4)
+    for t in (0.5, 2.0):
+        kernel = lambda a, b: math.exp(-t * float((a - b).square().sum()))  # noqa: B023
+        pairs = [kernel(ux[i], ux[j]) for i in range(9) for j in range(i + 1, 9)]
+        assert float(uniformity(x, t)) == pytest.approx(math.log(sum(pairs) / 36), abs=1e-12)
+        cross = [kernel(ux[i], uy[j]) for i in range(9) for j in range(9) if i != j]
+        assert float(cross_uniformity(x, y, t)) == pytest.approx(math.log(sum(cross) / 72), abs=1e-12)
+    assert float(uniformity(x[:1].expand(4, -1))) == pytest.approx(0, abs=1e-12)
+    assert float(uniformity(torch.tensor([[1.0, 0.0], [-2.0, 0.0]]))) == pytest.approx(-8)  # -t * 2^2
+    assert float(uniformity(x, 2000.0)) > -8000  # no underflow to -inf
+
+
+@pytest.mark.parametrize("block", [9, 20, 36])  # 1, 2 and 4 rows at a time, the last block ragged
+def test_uniformities_in_blocks_agree_in_value_and_gradient(monkeypatch, block):
+    x, y = pair(n=9)
+    whole = []
+    for limit in (10**6, block):
+        monkeypatch.setattr(losses, "_BLOCK", limit)
+        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+        value = uniformity(a) + cross_uniformity(a, b)
+        value.backward()
+        whole.append((value.detach(), uniformity(x) + cross_uniformity(x, y), a.grad, b.grad))
+    for one, other in zip(*whole, strict=True):
+        assert torch.isfinite(other).all()
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_gradients_are_right_and_reach_a_learned_scale():
+    image, text = (z.requires_grad_() for z in pair(n=4, d=3))
+    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(clip_loss, (image, text, scale))
+    assert torch.autograd.gradcheck(alignment, (image, text))
+    assert torch.autograd.gradcheck(uniformity, (image,))
+    assert torch.autograd.gradcheck(cross_uniformity, (image, text))
+    same = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)  # coincident rows: still finite
+    uniformity(same).backward()
+    assert torch.isfinite(same.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_features_lose_only_their_own_rounding(dtype):
+    image, text = (z.to(dtype) for z in pair(n=64, d=256))
+    assert clip_loss(image, text, 100.0).dtype == torch.float32
+    assert float(clip_loss(image, text, 100.0)) == pytest.approx(
+        float(clip_loss(image.double(), text.double(), 100.0)), abs=1e-4
+    )
+
+
+def test_bad_input_names_the_argument():
+    x, y = pair()
+    nan = y.clone()
+    nan[3, 2] = math.nan
+    cases = [
+        (lambda: clip_loss(x, y[:5], 1.0), r"image and text .*matching shapes.*\(7, 5\).*\(5, 5\)"),
+        (lambda: clip_loss(x, y[:, :4], 1.0), "image and text"),
+        (lambda: clip_loss(x[0], y[0], 1.0), r"image must be a floating-point tensor \(n, d\), got .*\(5,\)"),
+        (lambda: clip_loss(x.long(), y, 1.0), "image must be a floating"),
+        (lambda: clip_loss(x.numpy(), y, 1.0), "image must be .* got ndarray"),
+        (lambda: clip_loss(x, nan, 1.0), "text must be finite, got NaN or infinity in row 3"),
+        (lambda: clip_loss(x, y / 0, 1.0), "text must be finite"),
+        (lambda: clip_loss(x[:1], y[:1], 1.0), "image must have at least 2 rows, got 1"),
+        (lambda: clip_loss(x, y, 0.0), "scale must be finite and above 0, got 0"),
+        (lambda: clip_loss(x, y, torch.tensor(-1.0)), "scale"),
+        (lambda: clip_loss(x, y, math.inf), "scale"),
+        (lambda: alignment(x, y[:5]), "x and y"),
+        (lambda: alignment(x[:0], y[:0]), "x must have at least 1 row, got 0"),
+        (lambda: uniformity(x[:1]), "x must have at least 2 rows"),
+        (lambda: uniformity(nan), "x must be finite"),
+        (lambda: uniformity(x, 0.0), "t must be finite and above 0"),
+        (lambda: cross_uniformity(x, y, math.nan), "t must be"),
+        (lambda: cross_uniformity(x[:1], y[:1]), "x must have at least 2"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
