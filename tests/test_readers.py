@@ -61,8 +61,9 @@ def test_a_chapter_alone_in_an_empty_folder(path: Path, fresh_python: Path, tmp_
         "JUPYTER_PREFER_ENV_PATH": "1",
         "OMP_NUM_THREADS": "1",
     }
-    where = run(fresh_python, "-c", "import clipbook; print(clipbook.__file__)", cwd=here, environment=environment)
-    assert "site-packages" in where, "the package must come from the environment, not from the checkout"
+    code = "import clipbook; from clipbook import backbones; backbones.load(device='cpu'); print(clipbook.__file__)"
+    where = run(fresh_python, "-c", code, cwd=here, environment=environment)
+    assert "site-packages" in where, "package and model must come from the environment, not from the checkout"
     run(fresh_python, "-m", "papermill", "--no-progress-bar", notebook, result, cwd=here, environment=environment)
     cells = [cell for cell in nbformat.read(result, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
