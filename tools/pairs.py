@@ -50,7 +50,8 @@ import sys
 
 if importlib.util.find_spec("clipbook") is None:
     source = "git+{url}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)"""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", source]
+    subprocess.run(command, check=True)"""
 
 
 def cells(notebook: NotebookNode) -> list[tuple[str, str, dict]]:

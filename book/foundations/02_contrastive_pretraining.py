@@ -19,9 +19,8 @@ import sys
 
 if importlib.util.find_spec("clipbook") is None:
     source = "git+https://github.com/contrastive-book/contrastive-book"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", source], check=True
-    )
+    command = [sys.executable, "-m", "pip", "install", "--quiet", source]
+    subprocess.run(command, check=True)
 
 # %% [markdown]
 # (contrastive-pretraining)=
