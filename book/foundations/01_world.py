@@ -100,35 +100,17 @@ plots.image_grid(world.render(first, 128), titles=world.MEDIA, columns=4)
 # | $\rho$ | `correlation` | strength of the arrow from content to style |
 
 # %% mystnb={"image": {"alt": "A causal graph: content points to style, picture, text and label; style and nuisance point to picture and text. The arrow from content to style is marked rho."}}
-nodes = {
-    "content c": (0, 1),
-    "style s": (1.6, 1),
-    "nuisance ε": (3.2, 1),
-    "label y": (-0.4, 0),
-    "picture x": (1.1, 0),
-    "text t": (2.6, 0),
-}
-arrows = ["cs", "cy", "cx", "ct", "sx", "st", "εx", "εt"]
-place = {name[-1]: xy for name, xy in nodes.items()}
+place = {"c": (0, 1), "s": (1.6, 1), "ε": (3.2, 1), "y": (-0.4, 0), "x": (1.1, 0), "t": (2.6, 0)}
+names = {"c": "content", "s": "style", "ε": "nuisance", "y": "label", "x": "picture", "t": "text"}
 figure, axis = plt.subplots(figsize=(7, 2.3))
-for a, b in arrows:
-    bold = (a, b) == ("c", "s")
-    style = dict(
-        arrowstyle="-|>",
-        color=plots.PALETTE[1] if bold else plots.QUIET,
-        lw=2.5 if bold else 1.2,
-    )
-    axis.annotate(
-        "", place[b], place[a], arrowprops=style | dict(shrinkA=24, shrinkB=24)
-    )
-for name, xy in nodes.items():
-    axis.text(
-        *xy,
-        name,
-        ha="center",
-        va="center",
-        bbox=dict(boxstyle="round", fc=plots.PAPER, ec=plots.INK),
-    )
+for a, b in ("cs", "cy", "cx", "ct", "sx", "st", "εx", "εt"):
+    knob = a + b == "cs"
+    arrow = {"arrowstyle": "-|>", "shrinkA": 24, "shrinkB": 24, "lw": 2.5 if knob else 1.2}
+    arrow["color"] = plots.PALETTE[1] if knob else plots.QUIET
+    axis.annotate("", place[b], place[a], arrowprops=arrow)
+for symbol, xy in place.items():
+    frame = {"boxstyle": "round", "fc": plots.PAPER, "ec": plots.INK}
+    axis.text(*xy, f"{names[symbol]} {symbol}", ha="center", va="center", bbox=frame)
 axis.text(0.8, 1.12, "ρ", color=plots.PALETTE[1], ha="center", fontsize=13)
 axis.set(xlim=(-0.9, 3.9), ylim=(-0.35, 1.4))
 axis.axis("off")
@@ -151,9 +133,7 @@ for name in ("object", "color", "size", "medium", "finish", "seed"):
 
 # %% mystnb={"image": {"alt": "A contact sheet of all 44 objects of the world, the 32 known ones and the twelve novel ones, each with its name."}}
 names = world.OBJECTS + world.NOVEL
-sheet = world.sample(
-    len(names), seed=seed, object=torch.arange(len(names)), medium=3, size=0, finish=0
-)
+sheet = world.sample(len(names), seed=seed, object=torch.arange(len(names)), medium=3, size=0, finish=0)
 plots.image_grid(world.render(sheet, 96), titles=names, columns=11)
 
 # %% [markdown]
@@ -162,9 +142,7 @@ plots.image_grid(world.render(sheet, 96), titles=names, columns=11)
 # ({ref}`Check <world-check>` measures ours).
 
 # %% mystnb={"image": {"alt": "Four scenes with two objects each, one for each of the relations left of, right of, above and below, with captions."}}
-pairs = world.sample(
-    4, seed=seed + 3, objects=2, relation=torch.arange(4), finish=0, size=0
-)
+pairs = world.sample(4, seed=seed + 3, objects=2, relation=torch.arange(4), finish=0, size=0)
 plots.image_grid(world.render(pairs, 128), titles=world.caption(pairs), columns=4)
 
 # %% [markdown]
@@ -175,13 +153,8 @@ plots.image_grid(world.render(pairs, 128), titles=world.caption(pairs), columns=
 # and they are what the models of this book are trained on.
 
 # %% mystnb={"image": {"alt": "Three scenes, each with its full, content and web captions underneath."}}
-captions = [
-    world.caption(scenes[:3], template) for template in ("full", "content", "web")
-]
-texts = [
-    f"full: {full} | content: {content} | web: {web}"
-    for full, content, web in zip(*captions)
-]
+captions = [world.caption(scenes[:3], template) for template in ("full", "content", "web")]
+texts = [f"full: {full} | content: {content} | web: {web}" for full, content, web in zip(*captions)]
 plots.image_grid(world.render(scenes[:3], 128), titles=texts, columns=3)
 
 # %% [markdown]
@@ -201,9 +174,7 @@ named = {
     for factor, words in vocabulary.items()
 }
 figure, axis = plt.subplots(figsize=(7, 2.2))
-axis.barh(
-    list(named), [100 * value for value in named.values()], color=plots.PALETTE[0]
-)
+axis.barh(list(named), [100 * value for value in named.values()], color=plots.PALETTE[0])
 axis.set(xlabel=f"web captions that name the factor (% of {len(web)})", xlim=(0, 100))
 axis.invert_yaxis()
 plt.show()
@@ -304,26 +275,15 @@ def colour_table(rho):
     return counts / counts.sum(1, keepdim=True)
 
 
+# %%
 rhos = [0.0, 0.25, 0.5, 0.75, 1.0]
-figures = []
-for rho in rhos:
-    figure = plots.similarity_matrix(
-        colour_table(rho).T,
-        world.COLORS,
-        world.OBJECTS,
-        vmin=0,
-        vmax=1,
-        label="P(colour | object)",
-        ylabel="colour",
-        xlabel="object",
-    )
-    figures.append(figure)
-widgets.frames(
-    figures,
-    [f"{rho:.2f}" for rho in rhos],
-    name="correlation ρ",
-    alt="Heat map of the chance of each colour given each object; with rho it goes from even to one colour per object.",
-)
+words = {"label": "P(colour | object)", "ylabel": "colour", "xlabel": "object"}
+figures = [
+    plots.similarity_matrix(colour_table(rho).T, world.COLORS, world.OBJECTS, vmin=0, vmax=1, **words)
+    for rho in rhos
+]
+alt = "Heat map of the chance of each colour given each object, from even to one colour per object."
+widgets.frames(figures, [f"{rho:.2f}" for rho in rhos], name="correlation ρ", alt=alt)
 
 # %% [markdown]
 # ### How far does a shortcut get?
@@ -340,9 +300,7 @@ def style_given_object(rho):
     objects = torch.arange(len(world.OBJECTS))
     favourites = world.favourite(objects)
     counts = (len(world.COLORS), len(world.MEDIA))
-    return [
-        rho * torch.eye(k)[fav] + (1 - rho) / k for fav, k in zip(favourites, counts)
-    ]
+    return [rho * torch.eye(k)[fav] + (1 - rho) / k for fav, k in zip(favourites, counts)]
 
 
 def shortcut_accuracy(rho, test):
@@ -353,15 +311,9 @@ def shortcut_accuracy(rho, test):
 
 grid = np.linspace(0, 1, 11)
 seeds = range(seed, seed + 5)
-tests = {
-    rho: [world.sample(n_images, seed=1000 + s, correlation=rho) for s in seeds]
-    for rho in grid
-}
+tests = {rho: [world.sample(n_images, seed=1000 + s, correlation=rho) for s in seeds] for rho in grid}
 same = np.array(
-    [
-        [shortcut_accuracy(rho, test) for rho, test in zip(grid, row)]
-        for row in zip(*tests.values())
-    ]
+    [[shortcut_accuracy(rho, test) for rho, test in zip(grid, row)] for row in zip(*tests.values())]
 )
 fair = np.array([[shortcut_accuracy(rho, test) for rho in grid] for test in tests[0.0]])
 
@@ -403,24 +355,16 @@ intervened = {m: red_share(biased.edit(medium=i)) for i, m in enumerate(world.ME
 
 # %% mystnb={"image": {"alt": "Bars per medium: the share of red objects among scenes selected by medium varies widely, after an intervention it is the same for every medium."}}
 figure = plots.bars_by_domain(
-    {
-        "selected, P(red | medium)": selected,
-        "intervened, P(red | do(medium))": intervened,
-    },
+    {"selected, P(red | medium)": selected, "intervened, P(red | do(medium))": intervened},
     xlabel="red objects (%)",
 )
 figure.axes[0].set_xlim(0, 30)
 figure
 
 # %%
-spread = {
-    "selected": np.ptp(list(selected.values())),
-    "intervened": np.ptp(list(intervened.values())),
-}
+spread = {"selected": np.ptp(list(selected.values())), "intervened": np.ptp(list(intervened.values()))}
 glue("world_confounded", float(100 * spread["selected"]), display=False)
-print(
-    {name: f"{100 * value:.1f} points between media" for name, value in spread.items()}
-)
+print({name: f"{100 * value:.1f} points between media" for name, value in spread.items()})
 
 # %% [markdown]
 # Selecting by medium moves the share of red by up to {glue:text}`world_confounded:.0f` points; intervening moves
@@ -436,12 +380,7 @@ print(
 original = world.sample(4, seed=seed + 5, color=1, finish=0)
 edited = original.edit(color=0)
 afresh = world.sample(
-    4,
-    seed=seed + 6,
-    color=0,
-    object=original.object,
-    medium=original.medium,
-    size=original.size,
+    4, seed=seed + 6, color=0, object=original.object, medium=original.medium, size=original.size
 )
 rows = torch.cat([world.render(scene, 112) for scene in (original, edited, afresh)])
 titles = ["original"] * 4 + ["edit(color=red)"] * 4 + ["drawn afresh in red"] * 4
@@ -457,17 +396,10 @@ many = world.sample(500, seed=seed + 7, color=1)
 factors = {name: getattr(many, name) for name in ("object", "medium", "size", "finish")}
 apart = {
     "edit": distance(many, many.edit(color=0)),
-    "drawn afresh": distance(
-        many, world.sample(500, seed=seed + 8, color=0, **factors)
-    ),
+    "drawn afresh": distance(many, world.sample(500, seed=seed + 8, color=0, **factors)),
 }
 glue("world_afresh_ratio", apart["drawn afresh"] / apart["edit"], display=False)
-print(
-    {
-        name: f"{value:.4f} mean absolute pixel difference"
-        for name, value in apart.items()
-    }
-)
+print({name: f"{value:.4f} mean absolute pixel difference" for name, value in apart.items()})
 
 # %% [markdown]
 # The careless counterfactual differs {glue:text}`world_afresh_ratio:.1f` times as much as the exact one, and almost
@@ -485,15 +417,11 @@ for s in seeds:
     picture = world.render(a)
     # 1. a scene does not depend on its batch   2. an edit undone is the same picture
     assert torch.equal(world.render(a[50:60]), picture[50:60])
-    assert torch.equal(
-        world.render(a.edit(color=3, medium=1).edit(color=a.color, medium=a.medium)),
-        picture,
-    )
+    assert torch.equal(world.render(a.edit(color=3, medium=1).edit(color=a.color, medium=a.medium)), picture)
     # 3. nuisance and the other causes survive an edit
     b = a.edit(size=2)
     assert all(
-        torch.equal(getattr(a, f), getattr(b, f))
-        for f in ("object", "color", "medium", "finish", "seed")
+        torch.equal(getattr(a, f), getattr(b, f)) for f in ("object", "color", "medium", "finish", "seed")
     )
 print("batch, undo and nuisance: equal to the last bit on", len(seeds), "seeds")
 
@@ -508,20 +436,12 @@ for k, rho in enumerate(grid):
     joint = color[:, :, None] * medium[:, None, :] / len(world.OBJECTS)
     exact = float(joint.amax(0).sum())
     error = math.sqrt(max(exact * (1 - exact), 1e-4) / (n_images * len(seeds)))
-    assert abs(same[:, k].mean() - exact) < 3 * error + 1e-6, (
-        rho,
-        same[:, k].mean(),
-        exact,
-    )
-    assert abs(fair[:, k].mean() - 1 / 32) < 3 * math.sqrt(
-        1 / 32 / (n_images * len(seeds))
-    ), (
+    assert abs(same[:, k].mean() - exact) < 3 * error + 1e-6, (rho, same[:, k].mean(), exact)
+    assert abs(fair[:, k].mean() - 1 / 32) < 3 * math.sqrt(1 / 32 / (n_images * len(seeds))), (
         rho,
         fair[:, k],
     )
-print(
-    f"measured = computed at {len(grid)} strengths; at rho = 1 the shortcut is right in {exact:.1%}"
-)
+print(f"measured = computed at {len(grid)} strengths; at rho = 1 the shortcut is right in {exact:.1%}")
 
 # %% [markdown]
 # And the position of the first-named object gives nothing away: without its relation, its left-right and
@@ -530,17 +450,10 @@ print(
 # %% tags=["check"]
 for s in list(seeds)[:3]:
     two = world.sample(1200, seed=s, objects=2)
-    mark = (
-        (world.render(two) - world.render(two.edit(color=(two.color + 1) % 10)))
-        .abs()
-        .amax(1)
-    )
+    mark = (world.render(two) - world.render(two.edit(color=(two.color + 1) % 10))).abs().amax(1)
     weight, axis64 = mark.sum((1, 2)), torch.arange(64) - 31.5
     x, y = (mark.sum(1) @ axis64) / weight, (mark.sum(2) @ axis64) / weight
-    assert abs(float(x.mean())) < 0.8 and abs(float(y.mean())) < 0.8, (
-        float(x.mean()),
-        float(y.mean()),
-    )
+    assert abs(float(x.mean())) < 0.8 and abs(float(y.mean())) < 0.8, (float(x.mean()), float(y.mean()))
     assert bool((x[two.relation == 0] < 0).all() and (y[two.relation == 2] < 0).all())
 print("first-named object: centred on average, and always where its relation says")
 
@@ -554,9 +467,7 @@ print("first-named object: centred on average, and always where its relation say
 start = time.perf_counter()
 world.render(scenes.to(device)).sum().item()
 speed = n_images / (time.perf_counter() - start)
-print(
-    f"{speed:,.0f} scenes of 64 x 64 per second on {device}, {torch.get_num_threads()} threads"
-)
+print(f"{speed:,.0f} scenes of 64 x 64 per second on {device}, {torch.get_num_threads()} threads")
 
 # %% [markdown]
 # ## Exercises
@@ -600,9 +511,7 @@ assert abs(information(1.0) + float((marginal * marginal.log()).sum())) < 1e-4
 
 # %% tags=["solution", "hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
 a = world.sample(200, seed=1, objects=2, relation=0)
-b = a.edit(
-    object=a.object2, object2=a.object, color=a.color2, color2=a.color, relation=1
-)
+b = a.edit(object=a.object2, object2=a.object, color=a.color2, color2=a.color, relation=1)
 print(world.caption(a[0]), "|", world.caption(b[0]))
 same_picture = (world.render(a) == world.render(b)).flatten(1).all(1).float().mean()
 print(f"identical pictures: {float(same_picture):.0%}")

@@ -410,6 +410,8 @@ class _Canvas:
         ty = gy.clamp(-limit, limit).mul_(2 * _GLYPH_BOX / height).add_((2 * row + 1) * _CELL / height - 1)
         grid = torch.stack((tx, ty), -1).view(1, -1, self.s, 2)
         distance = F.grid_sample(texture, grid, align_corners=False).view(self.n, 1, self.s, self.s)
+        # outside its cell the distance goes on falling: far away, an object governs nothing
+        distance -= (gx.abs() - limit).clamp_(min=0).add_((gy.abs() - limit).clamp_(min=0))
 
         rgb = _RGB.to(self.device)[color]
         dark = (rgb @ torch.tensor([0.3, 0.59, 0.11], device=self.device) < 0.25)[:, None, None, None].float()
