@@ -213,8 +213,8 @@ def cold(cosine, tau):
 taus = torch.logspace(-3, 1.5, 91, dtype=torch.float64)
 curve = torch.stack([info_nce(image, text, tau) for tau in taus])
 best_scale = 1 / float(taus[curve.argmin()])
-glue("pretraining_best_scale", best_scale, display=False)
-glue("pretraining_scale", clip.scale, display=False)
+glue("pretraining_best_scale", float(best_scale), display=False)
+glue("pretraining_scale", float(clip.scale), display=False)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Loss against temperature on a logarithmic axis. It follows the low-temperature limit on the left, has one minimum, and follows the high-temperature limit to log n on the right; the learned temperature is marked near the minimum."}}
 figure, axis = plt.subplots(figsize=(7, 3.6))
@@ -337,9 +337,9 @@ near = unit(clip.embed_images(world.render(singles))) @ unit(clip.embed_texts(sa
 hardest = (near - 2 * torch.eye(256)).argmax(1, keepdim=True)
 hit = {"any": (fitting.sum(1) > 1), "hardest": fitting.gather(1, hardest)[:, 0]}
 for name, values in hit.items():
-    glue(f"pretraining_{name}_fits", 100 * float(values.float().mean()), display=False)
+    glue(f"pretraining_{name}_fits", float(100 * float(values.float().mean())), display=False)
 for n, count in false_negatives.items():
-    glue(f"pretraining_false_{n}", count, display=False)
+    glue(f"pretraining_false_{n}", float(count), display=False)
 
 # %% [markdown]
 # In a batch of 256, {glue:text}`pretraining_any_fits:.0f`% of the pictures have at least one more caption that fits;
@@ -589,12 +589,12 @@ seconds_training = perf_counter() - started
 
 table, curve = pd.DataFrame(history), pd.DataFrame(training)
 last = table[table.step == steps].mean(numeric_only=True)
-glue("pretraining_seconds", seconds_training, display=False)
-glue("pretraining_live_start", table[table.step == 0].loss.mean(), display=False)
-glue("pretraining_live_loss", last.loss, display=False)
-glue("pretraining_log_n", math.log(batch_size), display=False)
+glue("pretraining_seconds", float(seconds_training), display=False)
+glue("pretraining_live_start", float(table[table.step == 0].loss.mean()), display=False)
+glue("pretraining_live_loss", float(last.loss), display=False)
+glue("pretraining_log_n", float(math.log(batch_size)), display=False)
 for factor in edited:
-    glue(f"pretraining_live_{factor}", 100 * last[factor], display=False)
+    glue(f"pretraining_live_{factor}", float(100 * last[factor]), display=False)
 
 # %% [markdown]
 # ### The loss falls
@@ -701,9 +701,9 @@ plt.show()
 # %%
 final = measure(clip)
 by_content, by_style = contrast(grown, content), contrast(grown, style)
-glue("pretraining_final_object", 100 * final["object"], display=False)
-glue("pretraining_by_content", by_content, display=False)
-glue("pretraining_by_style", by_style, display=False)
+glue("pretraining_final_object", float(100 * final["object"]), display=False)
+glue("pretraining_by_content", float(by_content), display=False)
+glue("pretraining_by_style", float(by_style), display=False)
 columns = {f"live, step {steps}": last[list(final)], backbone: pd.Series(final)}
 pd.DataFrame(columns).round(2)
 
@@ -808,11 +808,11 @@ pd.DataFrame(results).T.round(1)
 
 # %%
 accuracy = {name: result["accuracy (%)"] for name, result in results.items()}
-glue("pretraining_cosine_accuracy", accuracy["scale * cosine (right)"], display=False)
-glue("pretraining_dot_accuracy", accuracy["scale * dot product"], display=False)
+glue("pretraining_cosine_accuracy", float(accuracy["scale * cosine (right)"]), display=False)
+glue("pretraining_dot_accuracy", float(accuracy["scale * dot product"]), display=False)
 length = classes.norm(dim=1)
 spread = 100 * float(length.std() / length.mean())
-glue("pretraining_length_spread", spread, display=False)
+glue("pretraining_length_spread", float(spread), display=False)
 
 # %% [markdown]
 # A wrong scale changes no answer, only the confidence. Accuracy cannot find it; the loss can, and so can comparing
@@ -860,9 +860,9 @@ for how in ("values and gradients", "values", "nothing"):
         "gradient: relative length": float(gradient.norm() / right.norm()),
     }
 columns = pd.DataFrame(compared).T
-glue("pretraining_right_loss", columns.iloc[0, 0], display=False)
-glue("pretraining_nothing_loss", columns.iloc[2, 0], display=False)
-glue("pretraining_values_cosine", columns.iloc[1, 1], display=False)
+glue("pretraining_right_loss", float(columns.iloc[0, 0]), display=False)
+glue("pretraining_nothing_loss", float(columns.iloc[2, 0]), display=False)
+glue("pretraining_values_cosine", float(columns.iloc[1, 1]), display=False)
 columns.rename_axis("gathered").round(2)
 
 # %% [markdown]
