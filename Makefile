@@ -33,8 +33,8 @@ serve: ## serve the built book on this machine only (PORT=8000)
 test: $(READY) ## run all tests, every chapter among them
 	@echo "make test: every chapter and the tests of the package, then the tests of the built book"
 	@status=0; \
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses=4 --dist=loadfile -m "not built" \
-		--nbmake --nbmake-kernel=python3 --nbmake-timeout=600 book tests || status=$$?; \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+		-m "not built" --durations=10 --nbmake --nbmake-kernel=python3 --nbmake-timeout=600 book tests || status=$$?; \
 	$(PY) -m pytest -m built tests || status=$$?; \
 	exit $$status
 

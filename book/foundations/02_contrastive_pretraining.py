@@ -66,6 +66,12 @@ from myst_nb import glue
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+
+def put(name, value):
+    """Keep a number of this run for the prose."""
+    glue(f"pretraining_{name}", float(value), display=False)
+
+
 if steps < 1 or n_images < max(batch_size, 12):
     raise ValueError(
         "steps must be at least 1, n_images at least 12 and batch_size, "
@@ -213,8 +219,8 @@ def cold(cosine, tau):
 taus = torch.logspace(-3, 1.5, 91, dtype=torch.float64)
 curve = torch.stack([info_nce(image, text, tau) for tau in taus])
 best_scale = 1 / float(taus[curve.argmin()])
-glue("pretraining_best_scale", float(best_scale), display=False)
-glue("pretraining_scale", float(clip.scale), display=False)
+put("best_scale", float(best_scale))
+put("scale", float(clip.scale))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Loss against temperature on a logarithmic axis. It follows the low-temperature limit on the left, has one minimum, and follows the high-temperature limit to log n on the right; the learned temperature is marked near the minimum."}}
 figure, axis = plt.subplots(figsize=(7, 3.6))
@@ -337,9 +343,9 @@ near = unit(clip.embed_images(world.render(singles))) @ unit(clip.embed_texts(sa
 hardest = (near - 2 * torch.eye(256)).argmax(1, keepdim=True)
 hit = {"any": (fitting.sum(1) > 1), "hardest": fitting.gather(1, hardest)[:, 0]}
 for name, values in hit.items():
-    glue(f"pretraining_{name}_fits", float(100 * float(values.float().mean())), display=False)
+    put(f"{name}_fits", float(100 * float(values.float().mean())))
 for n, count in false_negatives.items():
-    glue(f"pretraining_false_{n}", float(count), display=False)
+    put(f"false_{n}", float(count))
 
 # %% [markdown]
 # In a batch of 256, {glue:text}`pretraining_any_fits:.0f`% of the pictures have at least one more caption that fits;
@@ -589,12 +595,12 @@ seconds_training = perf_counter() - started
 
 table, curve = pd.DataFrame(history), pd.DataFrame(training)
 last = table[table.step == steps].mean(numeric_only=True)
-glue("pretraining_seconds", float(seconds_training), display=False)
-glue("pretraining_live_start", float(table[table.step == 0].loss.mean()), display=False)
-glue("pretraining_live_loss", float(last.loss), display=False)
-glue("pretraining_log_n", float(math.log(batch_size)), display=False)
+put("seconds", float(seconds_training))
+put("live_start", float(table[table.step == 0].loss.mean()))
+put("live_loss", float(last.loss))
+put("log_n", float(math.log(batch_size)))
 for factor in edited:
-    glue(f"pretraining_live_{factor}", float(100 * last[factor]), display=False)
+    put(f"live_{factor}", float(100 * last[factor]))
 
 # %% [markdown]
 # ### The loss falls
@@ -701,9 +707,9 @@ plt.show()
 # %%
 final = measure(clip)
 by_content, by_style = contrast(grown, content), contrast(grown, style)
-glue("pretraining_final_object", float(100 * final["object"]), display=False)
-glue("pretraining_by_content", float(by_content), display=False)
-glue("pretraining_by_style", float(by_style), display=False)
+put("final_object", float(100 * final["object"]))
+put("by_content", float(by_content))
+put("by_style", float(by_style))
 columns = {f"live, step {steps}": last[list(final)], backbone: pd.Series(final)}
 pd.DataFrame(columns).round(2)
 
@@ -808,11 +814,11 @@ pd.DataFrame(results).T.round(1)
 
 # %%
 accuracy = {name: result["accuracy (%)"] for name, result in results.items()}
-glue("pretraining_cosine_accuracy", float(accuracy["scale * cosine (right)"]), display=False)
-glue("pretraining_dot_accuracy", float(accuracy["scale * dot product"]), display=False)
+put("cosine_accuracy", float(accuracy["scale * cosine (right)"]))
+put("dot_accuracy", float(accuracy["scale * dot product"]))
 length = classes.norm(dim=1)
 spread = 100 * float(length.std() / length.mean())
-glue("pretraining_length_spread", float(spread), display=False)
+put("length_spread", float(spread))
 
 # %% [markdown]
 # A wrong scale changes no answer, only the confidence. Accuracy cannot find it; the loss can, and so can comparing
@@ -860,9 +866,9 @@ for how in ("values and gradients", "values", "nothing"):
         "gradient: relative length": float(gradient.norm() / right.norm()),
     }
 columns = pd.DataFrame(compared).T
-glue("pretraining_right_loss", float(columns.iloc[0, 0]), display=False)
-glue("pretraining_nothing_loss", float(columns.iloc[2, 0]), display=False)
-glue("pretraining_values_cosine", float(columns.iloc[1, 1]), display=False)
+put("right_loss", float(columns.iloc[0, 0]))
+put("nothing_loss", float(columns.iloc[2, 0]))
+put("values_cosine", float(columns.iloc[1, 1]))
 columns.rename_axis("gathered").round(2)
 
 # %% [markdown]

@@ -37,7 +37,7 @@ if importlib.util.find_spec("clipbook") is None:
 # - measure, by intervention, how much of an answer comes from an object's usual look,
 # - say how far a prompt, an ensemble and a few random tokens move accuracy, with error bars,
 # - read CLIP's cosines: why 0.3 can be a sure match,
-# - recognise mistakes of evaluation that changed published results.
+# - recognise mistakes of evaluation, some of which changed published results.
 # :::
 
 # %% tags=["parameters"]
@@ -289,8 +289,9 @@ put("medium_cost", (both - color_only).mean())
 # scenes with neither usual cause differ from those with both in colour and medium only, so the loss of
 # {glue:text}`zero_gap:.1f` ± {glue:text}`zero_gap_half:.1f` points is *caused* by style. And it is more than
 # a sum: an unusual colour alone costs {glue:text}`zero_color_cost:.1f` points, an unusual medium alone
-# {glue:text}`zero_medium_cost:.1f`. As long as one of the two is usual, it gives the object away. Only when
-# both fail must the shape do, and the shape alone was rarely needed in training.
+# {glue:text}`zero_medium_cost:.1f`. As long as one of the two is usual, it narrows 32 objects down to a few,
+# and the shape has little left to decide. Only when both are unusual must the shape do alone, and that was
+# rarely needed in training.
 #
 # This is the running theme of the book. The features mix *content* (what it is) with *style* (how it looks),
 # because on the web one predicts the other.
@@ -730,7 +731,7 @@ recall["chance"] = [int(k.split("@")[1]) / len(cosines[ours]) for k in recall.in
 (100 * recall).round(1).rename_axis("recall (%)")
 
 # %% [markdown]
-# Recall is high: both models put the right one first far more often than chance. Now the cosines behind it.
+# Recall is high: the right one comes first far more often than by chance. Now the cosines behind it.
 # `geometry.gap_report` collects all measures of where the two modalities lie; here we need the cosines.
 
 # %%
@@ -823,8 +824,8 @@ pd.DataFrame(rows).T.round(2)
 #   probabilities.)
 # - **"A airplane".** Templates published with "a photo of a {}" are filled without looking at the noun.
 # - **QuickGELU.** OpenAI's weights were trained with $x\,\sigma(1.702x)$ in place of GELU. Loaded into an
-#   architecture without it they work, a little worse: evaluations of NegCLIP and SugarCrepe were affected
-#   ([open_clip issue 771](https://github.com/mlfoundations/open_clip/issues/771) lists them).
+#   architecture without it they work, a little worse: evaluations of NegCLIP and SugarCrepe were reported as
+#   affected ([open_clip issue 771](https://github.com/mlfoundations/open_clip/issues/771) lists them).
 #   `backbones.load` refuses such a pair. Here we force the mistake by exchanging the activation in our own
 #   model.
 # - **Preprocessing.** Mean and standard deviation forgotten, or those of another model; channels in the order
@@ -871,7 +872,7 @@ other = Normalize(clip_mean, clip_std)
 broken = {
     "text features not normalised": hits(keep_length=True),
     "'a' before vowels": hits(class_text=model.embed_texts(blunt)),
-    "(Quick)GELU": hits(embed(prepared, swapped), swapped.embed_texts(texts)),
+    "GELU exchanged": hits(embed(prepared, swapped), swapped.embed_texts(texts)),
     "mean and std forgotten": hits(embed(pixels)),
     "mean and std of OpenAI's CLIP": hits(embed(other(pixels))),
     "blue, green, red": hits(embed(normalise(pixels.flip(1)))),
@@ -941,8 +942,9 @@ put("split_large", sizes[-1])
 # %% [markdown]
 # Chosen on {glue:text}`zero_split_small:.0f` images, the best prompt is reported
 # {glue:text}`zero_inflation_small:.1f` points too high; on {glue:text}`zero_split_large:.0f`,
-# {glue:text}`zero_inflation_large:.1f`. {cite:t}`perez2021true` show the same for prompts of language models:
-# much of the gain of a tuned prompt is the choice itself. Choose on one split, report on another.
+# {glue:text}`zero_inflation_large:.1f`. {cite:t}`perez2021true` find the same for prompts of language models:
+# a prompt that is chosen without much validation data is hardly better than an average one. Choose on one
+# split, report on another.
 #
 # ## Check
 #
@@ -1069,8 +1071,7 @@ spoken = {name: say(template, world.OBJECTS) for name, template in mine.items()}
 spoken["40 looks, averaged"] = over_looks(world.OBJECTS)
 # what sentences about one medium have in common that those of other media have not
 of = [say(f"{prompts.article(medium)} of a {{}}", world.OBJECTS) for medium in world.MEDIA]
-by_medium = torch.stack(of).mean(1)
-direction = unit(by_medium - by_medium.mean(0))
+direction = unit(torch.stack(of).mean(1) - torch.stack(of).mean((0, 1)))
 usual = world.favourite(torch.arange(len(world.OBJECTS)))[1][:, None]
 rows = {}
 for name, text in spoken.items():

@@ -1,6 +1,6 @@
 """Chapters as experiments: record metrics, run a chapter with other parameters, sweep, keep a ledger.
 
-    python -m clipbook.runs foundations/03_zero_shot -p seed=0..4 -p backbone=glyph,glyph-fair
+    python -m clipbook.runs foundations/03_zero_shot -p seed=0..4 -p backbone=glyph,ViT-B-32/random
 
 The ledger is a folder with one JSON file per finished run. Run from the command line on a chapter of the
 repository, it is `runs/ledger` there, and the line on time and memory that each chapter shows is renewed from
@@ -529,7 +529,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="NAME=VALUES",
-        help="values to run: seed=0..4 (both ends), backbone=glyph,glyph-fair; repeat for more names",
+        help="values to run: seed=0..4 (both ends), backbone=glyph,ViT-B-32/random; repeat for more names",
     )
     parser.add_argument("--out", help="keep what the runs write, a folder each; default: only the ledger is kept")
     parser.add_argument("--ledger", help="default: runs/ledger in the repository of the chapter, else in this folder")
