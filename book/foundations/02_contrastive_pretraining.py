@@ -41,7 +41,7 @@ if importlib.util.find_spec("clipbook") is None:
 # :::
 
 # %% tags=["parameters"]
-backbone = "glyph"  # or any open_clip "ARCH/TAG"; what is trained live is always small
+backbone = "glyph"  # or any open_clip "ARCH/TAG"; the live training is small
 dataset = "glyphs"  # where the similarity matrices come from
 seed = 0
 device = None  # "cpu" or "cuda"; None takes the best there is
@@ -112,9 +112,11 @@ glue("pretraining_cost", cost, display=False)
 # ordinary classification into $n$ classes:
 #
 # $$
-# \mathcal{L} = -\frac{1}{2n} \sum_{i=1}^{n} \left[
-#   \log \frac{\exp(c_{ii} / \tau)}{\sum_j \exp(c_{ij} / \tau)} +
-#   \log \frac{\exp(c_{ii} / \tau)}{\sum_j \exp(c_{ji} / \tau)} \right].
+# \begin{aligned}
+# \mathcal{L} = -\frac{1}{2n} \sum_{i=1}^{n} \bigg[ &
+#   \log \frac{\exp(c_{ii} / \tau)}{\sum_j \exp(c_{ij} / \tau)} \\ + &
+#   \log \frac{\exp(c_{ii} / \tau)}{\sum_j \exp(c_{ji} / \tau)} \bigg].
+# \end{aligned}
 # $$ (eq-info-nce)
 #
 # Either half is the *InfoNCE* of {cite:t}`oord2018cpc`, who show that $\log n - \mathcal{L}$ is, on average, a lower
@@ -122,8 +124,10 @@ glue("pretraining_cost", cost, display=False)
 # geometry: matched pairs close together (*alignment*), everything spread evenly over the sphere (*uniformity*),
 #
 # $$
-# \ell_{\text{align}} = \frac{1}{n} \sum_i \lVert x_i - y_i \rVert^2, \qquad
-# \ell_{\text{uniform}} = \log \frac{2}{n(n-1)} \sum_{i<j} \exp\left(-2 \lVert x_i - x_j \rVert^2\right).
+# \begin{aligned}
+# \ell_{\text{align}} &= \frac{1}{n} \sum_i \lVert x_i - y_i \rVert^2, \\
+# \ell_{\text{uniform}} &= \log \frac{2}{n(n-1)} \sum_{i<j} e^{-2 \lVert x_i - x_j \rVert^2}.
+# \end{aligned}
 # $$ (eq-alignment-uniformity)
 #
 # | symbol | code | meaning |
@@ -142,7 +146,8 @@ glue("pretraining_cost", cost, display=False)
 # seen. Cover them with your hand. Could you put each one back?
 
 # %% mystnb={"image": {"alt": "Eight small pictures of icons, the last two with two objects each, and above each its short caption as it could stand on a web page."}}
-few_images, few_captions = pretrain.batch(replace(recipe, batch_size=8), step=0)
+few = replace(recipe, batch_size=8)
+few_images, few_captions = pretrain.batch(few, step=0)
 plots.image_grid(few_images, few_captions, columns=4)
 
 # %% [markdown]
@@ -156,12 +161,12 @@ plots.image_grid(few_images, few_captions, columns=4)
 
 # %%
 def info_nce(image, text, tau):
-    """Which caption belongs to which picture? image, text: (n, d); the loss in nats."""
+    """Which caption belongs to which picture? Both (n, d); loss in nats."""
     x, y = image / image.norm(dim=1)[:, None], text / text.norm(dim=1)[:, None]
     logits = x @ y.T / tau
     matched = logits.diagonal()
-    rows = logits.logsumexp(1) - matched  # -log p: a picture looks for its caption
-    columns = logits.logsumexp(0) - matched  # -log q: a caption looks for its picture
+    rows = logits.logsumexp(1) - matched  # -log p: for each picture
+    columns = logits.logsumexp(0) - matched  # -log q: for each caption
     return (rows.mean() + columns.mean()) / 2
 
 
@@ -187,19 +192,18 @@ print(f"chance, log n: {math.log(n_images):.3f} nats")
 # %% [markdown]
 # ## What the temperature does
 #
-# Two limits say most of it. At a **high temperature** all negatives count alike, and to first order the loss
-# only sees two averages, of the matched cosines and of all cosines:
+# Two limits say most of it. At a **high temperature** all negatives count alike, and to first order in $1/\tau$ the
+# loss only sees two averages, of the matched cosines and of all cosines:
 #
 # $$
-# \mathcal{L} \approx \log n - \frac{1}{\tau} \left( \overline{c_{ii}} - \overline{c_{ij}} \right), \qquad \tau \to \infty .
+# \mathcal{L} \approx \log n - \frac{1}{\tau} \left( \overline{c_{ii}} - \overline{c_{ij}} \right).
 # $$ (eq-hot)
 #
 # At a **low temperature** only the hardest negative of each row and column is left, as in a triplet loss without
-# a margin:
+# a margin. For $\tau \to 0$,
 #
 # $$
-# \tau \mathcal{L} \to \frac{1}{2n} \sum_i \left[ \left(\max_j c_{ij} - c_{ii}\right) + \left(\max_j c_{ji} - c_{ii}\right) \right],
-# \qquad \tau \to 0 .
+# \tau \mathcal{L} \to \frac{1}{n} \sum_i \left[ \tfrac{1}{2} \max_j c_{ij} + \tfrac{1}{2} \max_j c_{ji} - c_{ii} \right].
 # $$ (eq-cold)
 #
 # *Predict*: between the two, is there a best temperature for a model that is already trained, and is it the
@@ -208,7 +212,8 @@ print(f"chance, log n: {math.log(n_images):.3f} nats")
 
 # %%
 def hot(cosine, tau):
-    return math.log(len(cosine)) - (cosine.diagonal().mean() - cosine.mean()) / tau
+    lead = cosine.diagonal().mean() - cosine.mean()
+    return math.log(len(cosine)) - lead / tau
 
 
 def cold(cosine, tau):
@@ -219,19 +224,20 @@ def cold(cosine, tau):
 taus = torch.logspace(-3, 1.5, 91, dtype=torch.float64)
 curve = torch.stack([info_nce(image, text, tau) for tau in taus])
 best_scale = 1 / float(taus[curve.argmin()])
-put("best_scale", float(best_scale))
-put("scale", float(clip.scale))
+put("best_scale", best_scale)
+put("scale", clip.scale)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Loss against temperature on a logarithmic axis. It follows the low-temperature limit on the left, has one minimum, and follows the high-temperature limit to log n on the right; the learned temperature is marked near the minimum."}}
 figure, axis = plt.subplots(figsize=(7, 3.6))
 log_n = math.log(n_images)
 axis.plot(taus, curve, color=plots.INK)
-axis.plot(taus, [cold(cosine, tau) for tau in taus], "--", color=plots.PALETTE[0])
-axis.plot(taus, [hot(cosine, tau) for tau in taus], "--", color=plots.PALETTE[1])
+for limit, color in zip((cold, hot), plots.PALETTE):
+    axis.plot(taus, [limit(cosine, tau) for tau in taus], "--", color=color)
 axis.axhline(log_n, color=plots.QUIET, linestyle=":", linewidth=1.2)
 axis.plot(1 / clip.scale, ours, "o", color=plots.INK, markersize=7)
 note = {"textcoords": "offset points", "ha": "center"}
-axis.annotate(f"learned: 1 / {clip.scale:.0f}", (1 / clip.scale, ours), (0, 18), **note)
+place = (1 / clip.scale, ours), (0, 18)
+axis.annotate(f"learned: 1 / {clip.scale:.0f}", *place, **note)
 axis.text(30, log_n + 0.1, "log n: chance", color=plots.QUIET, ha="right")
 axis.text(0.0011, 0.25, "hardest negative only", color="#005a8c")
 axis.text(0.62, 0.25, "all negatives alike", color="#a34700")
@@ -267,7 +273,7 @@ both.mean().backward()
 p, q = (cosine / tau).softmax(1), (cosine / tau).softmax(0)
 by_hand = (p + q - 2 * torch.eye(n_images)) / (2 * n_images * tau)
 gradient_error = float((leaf.grad - by_hand).abs().max() / by_hand.abs().max())
-print(f"autograd and formula differ by {gradient_error:.1e} of the largest entry")
+print(f"largest difference: {gradient_error:.1e} of the largest entry")
 
 # %% [markdown]
 # So the temperature decides *which* negatives are pushed {cite:p}`wang2021behaviour`. Below is one picture and the
@@ -276,7 +282,7 @@ print(f"autograd and formula differ by {gradient_error:.1e} of the largest entry
 
 # %%
 rivals = cosine[:12, :12] - 2 * torch.eye(12)
-anchor = int(rivals.amax(1).argmax())  # the picture whose hardest negative is hardest
+anchor = int(rivals.amax(1).argmax())  # its hardest negative is the hardest
 others = [j for j in rivals[anchor].argsort().tolist() if j != anchor]
 
 
@@ -290,7 +296,8 @@ def shares(tau):
     axis.set(xlim=(0, 100), yticks=[], xlabel="share of the push (%)")
     title = {"fontsize": 9.5, "fontweight": "normal"}
     axis.set_title(f"picture of: {held_captions[anchor]}", **title)
-    axis.set_title(f"total push 1 − p = {1 - p[anchor]:.2f}", loc="right", **title)
+    push = f"total push 1 − p = {1 - p[anchor]:.2f}"
+    axis.set_title(push, loc="right", **title)
     inset = axis.inset_axes([0.76, 0.34, 0.23, 0.42])
     inset.imshow(plots.pixels(held_images[anchor]))
     inset.axis("off")
@@ -299,8 +306,9 @@ def shares(tau):
 
 # %%
 tried = [1, 0.3, 0.1, 0.05, 0.03, 0.02, 0.01]
-seen = "Bars: how the push is shared among captions of other pictures, hardest on top"
-widgets.frames([shares(tau) for tau in tried], tried, name="temperature τ", alt=seen)
+frames = [shares(tau) for tau in tried]
+seen = "Bars: how the push is shared among captions of other pictures"
+widgets.frames(frames, tried, name="temperature τ", alt=seen)
 
 # %% [markdown]
 # The number after a caption is its cosine with the picture. Hot: everybody is pushed a little. Cold: one or two get
@@ -317,7 +325,7 @@ widgets.frames([shares(tau) for tau in tried], tried, name="temperature τ", alt
 
 # %%
 def fits(scenes):
-    """(n, n) bool: would the author of caption j have said the same of picture i?"""
+    """(n, n) bool: would the author of caption j have said it of picture i?"""
     n = len(scenes)
     shown = scenes[torch.arange(n).repeat_interleave(n)]
     said = world.caption(replace(shown, seed=scenes.seed.repeat(n)), "web")
@@ -334,18 +342,19 @@ false_negatives = {n: float(fitting[:n, :n].sum() / n - 1) for n in (32, 256)}
 # %% mystnb={"image": {"alt": "Eight pictures of one batch which all fit one and the same caption, each titled with the caption it came with."}}
 j = int(fitting.sum(0).argmax())
 also = [j] + [i for i in fitting[:, j].nonzero()[:, 0].tolist() if i != j]
-print(f"In a batch of 256, {said[j]!r} fits {len(also)} pictures. Eight of them:")
+print(f"{said[j]!r} fits {len(also)} pictures of 256. Eight of them:")
 shown = world.render(singles[also[:8]], 96)
 plots.image_grid(shown, [said[i] for i in also[:8]], columns=4)
 
 # %%
-near = unit(clip.embed_images(world.render(singles))) @ unit(clip.embed_texts(said)).T
-hardest = (near - 2 * torch.eye(256)).argmax(1, keepdim=True)
-hit = {"any": (fitting.sum(1) > 1), "hardest": fitting.gather(1, hardest)[:, 0]}
+x, y = clip.embed_images(world.render(singles)), clip.embed_texts(said)
+negatives = unit(x) @ unit(y).T - 2 * torch.eye(256)
+hardest = negatives.argmax(1, keepdim=True)
+hit = {"any": fitting.sum(1) > 1, "hardest": fitting.gather(1, hardest)[:, 0]}
 for name, values in hit.items():
-    put(f"{name}_fits", float(100 * float(values.float().mean())))
+    put(f"{name}_fits", 100 * float(values.float().mean()))
 for n, count in false_negatives.items():
-    put(f"false_{n}", float(count))
+    put(f"false_{n}", count)
 
 # %% [markdown]
 # In a batch of 256, {glue:text}`pretraining_any_fits:.0f`% of the pictures have at least one more caption that fits;
@@ -367,21 +376,21 @@ for n, count in false_negatives.items():
 
 # %%
 def floor(captions):
-    """The smallest loss that any model can reach with these captions, in nats."""
+    """The smallest loss that any model can reach, in nats."""
     count = Counter(captions)
-    return sum(math.log(count[caption]) for caption in captions) / len(captions)
+    return sum(math.log(count[c]) for c in captions) / len(captions)
 
 
 def oracle(captions):
     """Perfect features: one axis for each distinct caption, (n, distinct)."""
     axes = {caption: k for k, caption in enumerate(dict.fromkeys(captions))}
-    return torch.eye(len(axes), dtype=torch.float64)[[axes[c] for c in captions]]
+    return torch.eye(len(axes)).double()[[axes[c] for c in captions]]
 
 
 def clip_loss_at(n):
     """The model's mean loss over batches of n held-out pairs."""
-    pairs = [(x, y) for x, y in zip(image.split(n), text.split(n)) if len(x) == n]
-    return sum(float(losses.clip_loss(x, y, clip.scale)) for x, y in pairs) / len(pairs)
+    pairs = list(zip(image.split(n), text.split(n)))[: len(image) // n]
+    return sum(info_nce(x, y, 1 / clip.scale).item() for x, y in pairs) / len(pairs)
 
 
 # %% [markdown]
@@ -398,26 +407,30 @@ def clip_loss_at(n):
 # *Predict* the curve of the perfect model as the batch grows.
 
 # %%
-names = world.caption(world.sample(2048, seed=seed + 30_000), "content")  # "a cat"
+many = world.sample(2048, seed=seed + 30_000)
+perfect = oracle(world.caption(many, "content"))  # "a cat" and no more
 sizes = [2**k for k in range(3, 12)]
-perfect = [info_nce(oracle(names[:n]), oracle(names[:n]), 0.01).item() for n in sizes]
-perfect_information = [math.log(n) - loss for n, loss in zip(sizes, perfect)]
-model_information = {n: math.log(n) - clip_loss_at(n) for n in sizes if n <= n_images}
+best_loss = [info_nce(perfect[:n], perfect[:n], 0.01).item() for n in sizes]
+told = [math.log(n) - loss for n, loss in zip(sizes, best_loss)]
+tried_sizes = [n for n in sizes if n <= n_images]
+told_by_model = {n: math.log(n) - clip_loss_at(n) for n in tried_sizes}
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "log n minus the loss against batch size. The perfect model on object names follows log n for small batches and then bends to log 32; the trained model on web captions climbs with log n, below it."}}
 figure, axis = plt.subplots(figsize=(7, 3.4))
 axis.plot(sizes, [math.log(n) for n in sizes], ":", color=plots.QUIET)
 axis.axhline(math.log(32), color=plots.QUIET, linewidth=1.2, linestyle="--")
-axis.plot(sizes, perfect_information, "o-", color=plots.PALETTE[0])
-axis.plot(*zip(*model_information.items()), "o-", color=plots.PALETTE[1])
+axis.plot(sizes, told, "o-", color=plots.PALETTE[0])
+axis.plot(*zip(*told_by_model.items()), "o-", color=plots.PALETTE[1])
 axis.set_xscale("log", base=2)
 axis.set(xlabel="batch size n (pairs)", ylabel="log n − loss (nats)")
 axis.set_xticks(sizes, sizes)
 axis.text(460, 6.25, "log n", color=plots.QUIET, ha="right")
 axis.text(8, math.log(32) + 0.1, "I = log 32", color=plots.QUIET)
-axis.text(2048, 2.95, "perfect model, object names", color="#005a8c", ha="right")
-n, value = list(model_information.items())[-1]
-axis.text(1.15 * n, value, f"{backbone}, web captions", color="#a34700", va="center")
+side = {"color": "#005a8c", "ha": "right"}
+axis.text(2048, 2.95, "perfect model, object names", **side)
+n, value = list(told_by_model.items())[-1]
+side = {"color": "#a34700", "va": "center"}
+axis.text(1.15 * n, value, f"{backbone}, web captions", **side)
 plt.show()
 
 # %% [markdown]
@@ -437,15 +450,15 @@ glyph = clip if backbone == "glyph" else backbones.load("glyph", device)
 
 
 def batches(tokenizer, seed, chunk=40):
-    """`steps` batches of fresh pairs as the model wants them: images, tokens."""
+    """`steps` batches of fresh pairs, as images and tokens for the model."""
     drawn = replace(recipe, seed=seed, batch_size=chunk * batch_size)
     shuffle = torch.Generator().manual_seed(seed)
     for start in range(0, steps, chunk):
         images, captions = pretrain.batch(drawn, start, glyph.device)
         images = pretrain.normalise(images)
         tokens = tokenizer(captions).to(glyph.device)
-        parts = torch.randperm(len(tokens), generator=shuffle).split(batch_size)
-        for rows in parts[: steps - start]:
+        order = torch.randperm(len(tokens), generator=shuffle)
+        for rows in order.split(batch_size)[: steps - start]:
             part = images[rows].contiguous(memory_format=torch.channels_last)
             yield part, tokens[rows]
 
@@ -463,7 +476,8 @@ def update(model, optimiser, images, tokens):
     lighter = torch.autocast(glyph.device.type, torch.bfloat16)
     with lighter, sdpa_kernel(SDPBackend.MATH):
         image, text = model.encode_image(images), model.encode_text(tokens)
-    loss = info_nce(image.float(), text.float(), tau=1 / model.logit_scale.exp())
+    tau = 1 / model.logit_scale.exp()
+    loss = info_nce(image.float(), text.float(), tau)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -471,8 +485,9 @@ def update(model, optimiser, images, tokens):
     return loss.item()
 
 
+# %%
 def adamw(model):
-    """Weight decay is for matrices: gains, biases and the scale are left alone."""
+    """Weight decay is for matrices, not for gains, biases and the scale."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}]
@@ -492,19 +507,20 @@ def adamw(model):
 # %%
 scenes = world.sample(128, seed=seed + 40_000)
 scene_images, scene_captions = world.render(scenes), world.caption(scenes)
-factors = {"object": world.OBJECTS, "medium": world.MEDIA, "color": world.COLORS}
+words = {"object": world.OBJECTS, "medium": world.MEDIA, "color": world.COLORS}
 edited, chooser = {}, torch.Generator().manual_seed(seed)
-for factor, values in factors.items():
+for factor, values in words.items():
     shift = torch.randint(1, len(values), (len(scenes),), generator=chooser)
     other = (getattr(scenes, factor) + shift) % len(values)
     edited[factor] = world.caption(scenes.edit(**{factor: other}))
 
 
 def knows(model):
-    """Share of scenes whose own caption beats the edited one, for each factor."""
-    image, true = model.embed_images(scene_images), model.embed_texts(scene_captions)
-    false = {factor: model.embed_texts(texts) for factor, texts in edited.items()}
-    return {factor: evaluate.binding(image, true, false[factor]) for factor in edited}
+    """Share of scenes whose own caption beats the edited one, by factor."""
+    image = model.embed_images(scene_images)
+    true = model.embed_texts(scene_captions)
+    false = {name: model.embed_texts(words) for name, words in edited.items()}
+    return {name: evaluate.binding(image, true, x) for name, x in false.items()}
 
 
 # %% [markdown]
@@ -516,7 +532,7 @@ watched = max(128, batch_size)
 
 
 def measure(model):
-    """What a model does on pairs and scenes that were held out; model: a Backbone."""
+    """What a Backbone does on pairs and scenes that were held out."""
     image = model.embed_images(held_images[:watched])
     text = model.embed_texts(held_captions[:watched])
     parts = list(zip(image.split(batch_size), text.split(batch_size)))
@@ -554,7 +570,8 @@ content, style = data.label[probe], data.domain[probe]
 def matrix(model):
     """(probe, probe): cosines of the pictures with the captions."""
     prepared = torch.stack([model.preprocess(picture) for picture in pictures])
-    return unit(model.embed_prepared(prepared)) @ unit(model.embed_texts(texts)).T
+    image, text = model.embed_prepared(prepared), model.embed_texts(texts)
+    return unit(image) @ unit(text).T
 
 
 # %% [markdown]
@@ -568,15 +585,18 @@ history, training = [], []  # a row per look, a row per step
 def look(s, step, model, tokenizer):
     scale = model.logit_scale.exp().item()
     live = replace(glyph, model=model.eval(), tokenizer=tokenizer, scale=scale)
-    history.append({"seed": s, "step": step, "cosine": matrix(live), **measure(live)})
+    seen = {"seed": s, "step": step, "cosine": matrix(live)}
+    history.append(seen | measure(live))
     return live
 
 
+# %%
 def train(s):
-    model, tokenizer = pretrain.build(backbones.ASSETS / "glyph", s)  # the vocabulary
+    # the folder brings the vocabulary
+    model, tokenizer = pretrain.build(backbones.ASSETS / "glyph", s)
     model = model.to(glyph.device, memory_format=torch.channels_last)
     optimiser = adamw(model)
-    bar = tqdm(batches(tokenizer, s), total=steps, desc=f"seed {s}", mininterval=1)
+    bar = tqdm(batches(tokenizer, s), f"seed {s}", total=steps, mininterval=1)
     for step, (images, tokens) in enumerate(bar):
         if step in looks:
             look(s, step, model, tokenizer)
@@ -595,12 +615,12 @@ seconds_training = perf_counter() - started
 
 table, curve = pd.DataFrame(history), pd.DataFrame(training)
 last = table[table.step == steps].mean(numeric_only=True)
-put("seconds", float(seconds_training))
-put("live_start", float(table[table.step == 0].loss.mean()))
-put("live_loss", float(last.loss))
-put("log_n", float(math.log(batch_size)))
+put("seconds", seconds_training)
+put("live_start", table[table.step == 0].loss.mean())
+put("live_loss", last.loss)
+put("log_n", math.log(batch_size))
 for factor in edited:
-    put(f"live_{factor}", float(100 * last[factor]))
+    put(f"live_{factor}", 100 * last[factor])
 
 # %% [markdown]
 # ### The loss falls
@@ -632,9 +652,10 @@ plt.show()
 
 # %%
 def contrast(cosine, group):
-    """Mean cosine of unmatched pairs in the same group, minus that across groups."""
-    same, unmatched = group[:, None] == group, ~torch.eye(len(group), dtype=torch.bool)
-    difference = float(cosine[same & unmatched].mean() - cosine[~same].mean())
+    """Mean cosine of unmatched pairs within groups, minus across groups."""
+    same = group[:, None] == group
+    within = cosine[same & ~torch.eye(len(group), dtype=torch.bool)]
+    difference = float(within.mean() - cosine[~same].mean())
     return round(difference, 3) + 0.0  # no "-0.00"
 
 
@@ -662,7 +683,7 @@ def two_ways(cosine):
 # %%
 film = [row for row in history if row["seed"] == seed]
 frames = [two_ways(row["cosine"]) for row in film]
-seen = f"Cosines of pictures and captions, sorted by {kinds[0]} and by {kinds[1]}"
+seen = f"Cosines, by {kinds[0]} on the left and by {kinds[1]} on the right"
 widgets.frames(frames, [row["step"] for row in film], name="step", alt=seen)
 
 # %% [markdown]
@@ -674,11 +695,10 @@ widgets.frames(frames, [row["step"] for row in film], name="step", alt=seen)
 # Style came first. Here are the interventions, for all seeds:
 
 # %% mystnb={"image": {"alt": "Share of held-out scenes whose own caption beats one with a single word changed, against step. Medium and colour rise far above the 50 percent of chance, object stays near it."}}
-over_time = {
-    factor: 100 * table.pivot(index="seed", columns="step", values=factor).to_numpy() for factor in edited
-}
-ylabel = "right caption preferred (%)"
-figure = plots.curves(looks, over_time, xlabel="step", ylabel=ylabel, chance=50)
+by_seed = table.set_index(["seed", "step"]).unstack("step")
+over_time = {factor: 100 * by_seed[factor].to_numpy() for factor in edited}
+labels = {"xlabel": "step", "ylabel": "right caption preferred (%)"}
+figure = plots.curves(looks, over_time, **labels, chance=50)
 figure.axes[0].set_ylim(40, 102)
 figure
 
@@ -707,16 +727,17 @@ plt.show()
 # %%
 final = measure(clip)
 by_content, by_style = contrast(grown, content), contrast(grown, style)
-put("final_object", float(100 * final["object"]))
-put("by_content", float(by_content))
-put("by_style", float(by_style))
-columns = {f"live, step {steps}": last[list(final)], backbone: pd.Series(final)}
-pd.DataFrame(columns).round(2)
+put("final_object", 100 * final["object"])
+put("by_content", by_content)
+put("by_style", by_style)
+live_column = {f"live, step {steps}": last[list(final)]}
+pd.DataFrame(live_column | {backbone: pd.Series(final)}).round(2)
 
 # %% [markdown]
-# Objects are now told apart in {glue:text}`pretraining_final_object:.0f`% of the scenes, and the matrix has blocks on both
-# sides: contrast {glue:text}`pretraining_by_content:.2f` by object, {glue:text}`pretraining_by_style:.2f` by medium. Content
-# was added to style. It did not replace it.
+# Objects are now told apart in {glue:text}`pretraining_final_object:.0f`% of the scenes. In the matrix the stronger blocks
+# have moved to the left: contrast {glue:text}`pretraining_by_content:.2f` by object,
+# {glue:text}`pretraining_by_style:.2f` by medium. But style has not left: media and colours are told apart as well as ever
+# (table). Content was added to it.
 #
 # ### Two numbers that follow a training
 #
@@ -728,27 +749,28 @@ pd.DataFrame(columns).round(2)
 shipped = backbone in backbones.shipped()
 longer = pd.DataFrame(pretrain.card(backbone)["history"] if shipped else [])
 if not shipped:
-    print(f"No record of the training of {backbone}: the figures do without it.")
+    print(f"{backbone}: no record of its training; the figures do without.")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Paths in the plane of alignment and uniformity of pictures. The live runs start at the upper right and move to the lower left; the long training goes further down the same way."}}
 figure, axis = plt.subplots(figsize=(7, 4))
 for s, color in zip(seeds, plots.PALETTE):
     rows = table[table.seed == s]
-    axis.plot(rows.alignment, rows.image_uniformity, "o-", color=color, markersize=4)
-labels = {"   untrained": table.iloc[0], f"    {backbone}, trained": pd.Series(final)}
+    axis.plot(rows.alignment, rows.image_uniformity, ".-", color=color)
+labels = {"   untrained": table.iloc[0]}
+labels[f"    {backbone}, trained"] = pd.Series(final)
 labels[f"live, {steps} steps   "] = table.iloc[len(looks) - 1]
 if shipped:
-    axis.plot(longer.alignment, longer.image_uniformity, "s-", color=plots.PALETTE[2])
+    style = {"color": plots.PALETTE[2], "marker": "s", "markersize": 4}
+    axis.plot(longer.alignment, longer.image_uniformity, **style)
     labels[f"   {backbone} from step {longer.step[0]} on"] = longer.iloc[0]
-star = final["alignment"], final["image_uniformity"]
-axis.plot(*star, "*", color=plots.INK, markersize=12)
+axis.plot(final["alignment"], final["image_uniformity"], "*k", markersize=12)
 for label, row in labels.items():
     side = "right" if label.startswith("live") else "left"
     axis.text(row.alignment, row.image_uniformity, label, va="center", ha=side)
 axis.axhline(-4, color=plots.QUIET, linestyle=":", linewidth=1.2)
 axis.text(0.02, -3.95, "evenly spread", color=plots.QUIET)
-axis.set(xlim=(0, 2.4), xlabel="alignment (mean squared distance of matched pairs)")
-axis.set_ylabel("uniformity of pictures (nats)")
+axis.set(xlim=(0, 2.4), ylabel="uniformity of pictures (nats)")
+axis.set_xlabel("alignment (mean squared distance of matched pairs)")
 plt.show()
 
 # %% [markdown]
@@ -764,8 +786,9 @@ if shipped:
     columns = {"correlated": "accuracy_correlated", "decorrelated": "accuracy"}
     for (label, name), color in zip(columns.items(), plots.PALETTE):
         axes[0].plot(longer.step, 100 * longer[name], color=color)
-        place = {"xytext": (4, -14), "textcoords": "offset points", "fontsize": 9}
-        axes[0].annotate(label, (middle.step, 100 * middle[name]), **place)
+        place = {"xytext": (4, -14), "textcoords": "offset points"}
+        point = middle.step, 100 * middle[name]
+        axes[0].annotate(label, point, fontsize=9, **place)
     axes[1].plot(longer.step, longer.scale, color=plots.INK)
     axes[2].plot(longer.step, longer.gap, color=plots.INK)
     axes[0].set_ylabel("zero-shot accuracy (%)")
@@ -791,41 +814,46 @@ if shipped:
 # scale, and the model is sure of nothing.
 
 # %%
+log_scale = math.log(clip.scale)
 ways = {
     "scale * cosine (right)": lambda x, y: clip.scale * unit(x) @ unit(y).T,
     "scale * dot product": lambda x, y: clip.scale * x @ y.T,
     "scale * scale * cosine": lambda x, y: clip.scale**2 * unit(x) @ unit(y).T,
-    "log scale * cosine": lambda x, y: math.log(clip.scale) * unit(x) @ unit(y).T,
+    "log scale * cosine": lambda x, y: log_scale * unit(x) @ unit(y).T,
     "cosine": lambda x, y: unit(x) @ unit(y).T,
 }
-classes = clip.embed_texts(prompts.fill("a picture of a {}", world.OBJECTS)).double()
-objects = clip.embed_images(scene_images).double()
-results = {}
-for name, logits_of in ways.items():
+
+
+def judge(logits_of):
+    """Loss on the held-out pairs; accuracy and confidence for objects."""
     logits = logits_of(image, text)
     both = (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()
     probability, answer = logits_of(objects, classes).softmax(1).max(1)
-    results[name] = {
+    return {
         "loss (nats)": float(both.mean()),
         "accuracy (%)": 100 * float((answer == scenes.object).double().mean()),
         "mean confidence (%)": 100 * float(probability.mean()),
     }
-pd.DataFrame(results).T.round(1)
+
 
 # %%
-accuracy = {name: result["accuracy (%)"] for name, result in results.items()}
-put("cosine_accuracy", float(accuracy["scale * cosine (right)"]))
-put("dot_accuracy", float(accuracy["scale * dot product"]))
+named = prompts.fill("a picture of a {}", world.OBJECTS)
+classes = clip.embed_texts(named).double()
+objects = clip.embed_images(scene_images).double()
+results = pd.DataFrame({name: judge(way) for name, way in ways.items()}).T
+right, dot = results["accuracy (%)"].iloc[:2]
+put("cosine_accuracy", right)
+put("dot_accuracy", dot)
 length = classes.norm(dim=1)
-spread = 100 * float(length.std() / length.mean())
-put("length_spread", float(spread))
+put("length_spread", 100 * length.std() / length.mean())
+results.round(1)
 
 # %% [markdown]
 # A wrong scale changes no answer, only the confidence. Accuracy cannot find it; the loss can, and so can comparing
 # confidence with accuracy. A missing normalisation can change answers as well, if text features differ in length. Here
-# their lengths vary by {glue:text}`pretraining_length_spread:.1f`% (standard deviation), and accuracy is
-# {glue:text}`pretraining_dot_accuracy:.1f`% where it should be {glue:text}`pretraining_cosine_accuracy:.1f`%. Training with
-# such logits is another matter: see the loss.
+# their lengths vary by only {glue:text}`pretraining_length_spread:.1f`% (standard deviation), and accuracy goes from
+# {glue:text}`pretraining_cosine_accuracy:.1f`% to {glue:text}`pretraining_dot_accuracy:.1f`%. That is luck. The loss has
+# none, and a model trained on it would not be CLIP.
 #
 # ### One batch on many devices
 #
@@ -836,8 +864,8 @@ put("length_spread", float(spread))
 
 # %%
 def gathered(x, own, how):
-    """The features that a device with the rows `own` sees of the whole batch x."""
-    if how == "values":  # as torch.distributed.all_gather: numbers without a history
+    """What a device with the rows `own` sees of the features of the batch."""
+    if how == "values":  # as all_gather does: numbers without a history
         return x.detach().index_copy(0, own, x[own])
     return x[own] if how == "nothing" else x
 
@@ -849,8 +877,8 @@ def on_devices(image, text, how, devices=8):
         label = torch.arange(len(own)) if how == "nothing" else own
         rows = clip.scale * x[own] @ gathered(y, own, how).T
         columns = clip.scale * y[own] @ gathered(x, own, how).T
-        total += (F.cross_entropy(rows, label) + F.cross_entropy(columns, label)) / 2
-    return total / devices
+        total += F.cross_entropy(rows, label) + F.cross_entropy(columns, label)
+    return total / 2 / devices
 
 
 # %%
@@ -862,13 +890,13 @@ for how in ("values and gradients", "values", "nothing"):
     right = gradient if right is None else right
     compared[how] = {
         "loss (nats)": loss.item(),
-        "gradient: cosine with the right one": float(unit(gradient) @ unit(right)),
+        "gradient: cosine with right": float(unit(gradient) @ unit(right)),
         "gradient: relative length": float(gradient.norm() / right.norm()),
     }
 columns = pd.DataFrame(compared).T
-put("right_loss", float(columns.iloc[0, 0]))
-put("nothing_loss", float(columns.iloc[2, 0]))
-put("values_cosine", float(columns.iloc[1, 1]))
+put("right_loss", columns.iloc[0, 0])
+put("nothing_loss", columns.iloc[2, 0])
+put("values_cosine", columns.iloc[1, 1])
 columns.rename_axis("gathered").round(2)
 
 # %% [markdown]
@@ -908,11 +936,12 @@ for s in range(3):
         assert -tiny <= loss - hot(c, tau) <= 0.5 / tau**2 + tiny
     asked = world.sample(128, seed=s, correlation=correlation)
     words = world.caption(asked, "web")
-    assert abs(info_nce(oracle(words), oracle(words), 0.01) - floor(words)) < tiny
+    best = oracle(words)
+    assert abs(info_nce(best, best, 0.01) - floor(words)) < tiny
     x, y = clip.embed_images(world.render(asked)), clip.embed_texts(words)
     assert losses.clip_loss(x, y, clip.scale) > floor(words)
 assert gradient_error < tiny
-assert max(perfect_information) < math.log(32) + tiny
+assert max(told) < math.log(32) + tiny
 print("same loss, both limits, gradient, floor and bound: as claimed")
 
 # %% [markdown]
@@ -930,15 +959,17 @@ if steps * batch_size >= 5000 and correlation == 0.75:
         assert begin.alignment - end.alignment > 0.5, s
         assert begin.image_uniformity - end.image_uniformity > 1, s
         assert begin.gap - end.gap > 0.3, s
-        assert end.medium > 0.75 and end.color > 0.65, (s, end.medium, end.color)
+        assert end.medium > 0.75, (s, end.medium)
+        assert end.color > 0.65, (s, end.color)
         assert end.object < 0.65, (s, end.object)
     print(f"{n_seeds} seeds, {steps} steps: style is learned, content is not")
 if backbone == "glyph":
     early = longer.iloc[0]
     assert final["object"] > 0.9, final["object"]
     assert early.accuracy_correlated - early.accuracy > 0.3, early
-    both = f"{early.accuracy_correlated:.0%} correlated, {early.accuracy:.0%} decorrelated"
-    print(f"glyph, step {early.step:.0f}, objects right: {both}")
+    print(f"glyph at step {early.step:.0f}, right about the object:")
+    print(f"{early.accuracy_correlated:.0%} of correlated scenes,")
+    print(f"{early.accuracy:.0%} of decorrelated ones")
 
 # %% [markdown]
 # ## Exercises
@@ -949,12 +980,13 @@ if backbone == "glyph":
 # concern less than a tenth of the negatives?
 
 # %% tags=["solution", "hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
-negatives = cosine.masked_fill(torch.eye(n_images, dtype=torch.bool), -math.inf)
+matched = torch.eye(n_images, dtype=torch.bool)
+negatives = cosine.masked_fill(matched, -math.inf)
 effective = {}
 for tau in tried:
     entropy = torch.special.entr((negatives / tau).softmax(1)).sum(1)
     effective[tau] = float(entropy.exp().mean())
-    print(f"temperature {tau}: {effective[tau]:.1f} of {n_images - 1} negatives")
+    print(f"temperature {tau}: {effective[tau]:.1f} of {n_images - 1}")
 assert list(effective.values()) == sorted(effective.values(), reverse=True)
 
 # %% [markdown]
@@ -968,14 +1000,14 @@ noise = torch.randn(2, 256, 128, generator=torch.Generator().manual_seed(seed))
 point = torch.ones(2, 256, 128)
 found = {}
 for name, (x, y) in {"collapsed": point, "random": noise}.items():
-    numbers = losses.clip_loss(x, y, 14), losses.alignment(x, y), losses.uniformity(x)
-    found[name] = dict(zip(("loss", "alignment", "uniformity"), map(float, numbers)))
-    print(name, {key: round(value, 2) for key, value in found[name].items()})
+    found[name] = losses.clip_loss(x, y, 14).item()
+    near, even = losses.alignment(x, y), losses.uniformity(x)
+    print(f"{name}: loss {found[name]:.2f}, alignment {near:.2f}, uniformity {even:.2f}")
 # Judged by the loss, the collapsed model is the better one: log 256 = 5.55. The random
 # one is wrong, and sure of something. Alignment calls the collapsed one perfect, and
 # uniformity the random one. It takes both.
-assert abs(found["collapsed"]["loss"] - math.log(256)) < 1e-4
-assert found["random"]["loss"] > found["collapsed"]["loss"]
+assert abs(found["collapsed"] - math.log(256)) < 1e-4
+assert found["random"] > found["collapsed"]
 
 # %% [markdown]
 # ### Exercise 3: what does the live model live on?
@@ -990,8 +1022,8 @@ for kind, rho in (("correlated", correlation), ("decorrelated", 0.0)):
     answer = evaluate.predict(live.embed_images(world.render(asked)), names)
     color, medium = world.favourite(answer)
     right = (answer == asked.object).float().mean()
-    follows = ((color == asked.color) | (medium == asked.medium)).float().mean()
-    print(f"{kind}: right {right:.0%}, answer fits colour or medium {follows:.0%}")
+    style = ((color == asked.color) | (medium == asked.medium)).float().mean()
+    print(f"{kind}: right {right:.0%}, fits the style {style:.0%}")
 # A blind answer is right in 3%, and fits colour or medium in 1 - 9/10 * 7/8 = 21% of
 # the decorrelated scenes. The model reads the style and names the object it goes with.
 
@@ -1004,9 +1036,10 @@ for kind, rho in (("correlated", correlation), ("decorrelated", 0.0)):
 rate = {}  # chance that another caption of the batch fits
 for n in (32, 64, 128, 256):
     blocks = [fitting[i : i + n, i : i + n] for i in range(0, 256, n)]
-    rate[n] = sum(float(b.sum()) - n for b in blocks) / (len(blocks) * n * (n - 1))
+    others = sum(float(block.sum()) - n for block in blocks)
+    rate[n] = others / (len(blocks) * n * (n - 1))
     print(f"n = {n}: {rate[n]:.2%} of the other captions fit")
-assert max(rate.values()) < 2 * min(rate.values())  # one rate, up to sampling noise
+assert max(rate.values()) < 2 * min(rate.values())  # one rate, but for noise
 print(f"at 32,768: about {rate[256] * 32767:.0f} other captions fit a picture")
 
 # %% [markdown]

@@ -18,7 +18,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 from torchvision import transforms
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 ASSETS = Path(__file__).parent / "assets"
 VOCABULARY = "vocabulary.txt.gz"  # beside the weights of models with a vocabulary of their own

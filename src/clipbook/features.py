@@ -28,7 +28,7 @@ import numpy as np
 import open_clip
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from clipbook import backbones, world
 from clipbook.backbones import Backbone

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import backbones, evaluate, geometry, prompts, world
 from .backbones import ASSETS, VOCABULARY, Backbone
