@@ -760,8 +760,8 @@ labels = {"   untrained": table.iloc[0]}
 labels[f"    {backbone}, trained"] = pd.Series(final)
 labels[f"live, {steps} steps   "] = table.iloc[len(looks) - 1]
 if shipped:
-    style = {"color": plots.PALETTE[2], "marker": "s", "markersize": 4}
-    axis.plot(longer.alignment, longer.image_uniformity, **style)
+    squares = {"color": plots.PALETTE[2], "marker": "s", "markersize": 4}
+    axis.plot(longer.alignment, longer.image_uniformity, **squares)
     labels[f"   {backbone} from step {longer.step[0]} on"] = longer.iloc[0]
 axis.plot(final["alignment"], final["image_uniformity"], "*k", markersize=12)
 for label, row in labels.items():
@@ -1022,8 +1022,8 @@ for kind, rho in (("correlated", correlation), ("decorrelated", 0.0)):
     answer = evaluate.predict(live.embed_images(world.render(asked)), names)
     color, medium = world.favourite(answer)
     right = (answer == asked.object).float().mean()
-    style = ((color == asked.color) | (medium == asked.medium)).float().mean()
-    print(f"{kind}: right {right:.0%}, fits the style {style:.0%}")
+    fitted = ((color == asked.color) | (medium == asked.medium)).float().mean()
+    print(f"{kind}: right {right:.0%}, fits the style {fitted:.0%}")
 # A blind answer is right in 3%, and fits colour or medium in 1 - 9/10 * 7/8 = 21% of
 # the decorrelated scenes. The model reads the style and names the object it goes with.
 
