@@ -122,3 +122,23 @@ def test_bad_input_names_the_argument():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_probes_are_scikit_learns_logistic_regression():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    torch.manual_seed(0)
+    factors = {"a": torch.randint(5, (400,)), "b": torch.randint(2, (400,))}
+    x = torch.randn(400, 12) + torch.nn.functional.one_hot(factors["a"], 12) + 0.7 * factors["b"][:, None]
+    found = evaluate.probes(x, factors, seed=3)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(3))
+    z = StandardScaler().fit(x[order][:200].double()).transform(x[order].double())
+    for name, y in factors.items():
+        reference = LogisticRegression(max_iter=5000, tol=1e-8).fit(z[:200], y[order][:200])
+        assert found[name] == pytest.approx(reference.score(z[200:], y[order][200:]), abs=0.011), name
+    both = evaluate.probes(1000 * x - 7, {"b": factors["b"]}, seed=3)
+    assert both["b"] == pytest.approx(found["b"], abs=0.011), "alone, shifted, scaled: the same"
+    for bad, message in (({}, "at least one factor"), ({"a": torch.ones(3)}, "'a'"), ({"b": -factors["b"]}, "'b'")):
+        with pytest.raises(ValueError, match=message):
+            evaluate.probes(x, bad)

@@ -123,3 +123,46 @@ def test_bad_input_names_the_argument():
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def views(n=9, d=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(3))
+
+
+def test_nt_xent_is_the_published_sum_over_2n_anchors():
+    a, b, _ = views()
+    z, total = losses.unit(torch.cat([a, b])), 0.0
+    for i in range(18):
+        others = [torch.exp(z[i] @ z[j] / 0.3) for j in range(18) if j != i]
+        total -= torch.log(torch.exp(z[i] @ z[(i + 9) % 18] / 0.3) / sum(others))
+    assert torch.allclose(losses.nt_xent(a, b, 0.3), total / 18)
+    assert torch.allclose(losses.nt_xent(b, 7 * a, 0.3), total / 18), "the views and their lengths do not matter"
+    same = torch.ones(4, 3)
+    assert float(losses.nt_xent(same, same, 0.5)) == pytest.approx(math.log(2 * 4 - 1)), "collapsed: chance"
+
+
+def test_clap_loss_is_its_two_parts_and_stacks_are_batches_side_by_side():
+    a, b, c = views()
+    whole = losses.clap_loss(a, b, c, 0.4, 0.9, 2.0)
+    assert torch.allclose(whole, losses.nt_xent(a, b, 0.4) + 2.0 * losses.nt_xent(b, c, 0.9))
+    assert torch.allclose(losses.clap_loss(a, b, c, 0.4, weight=0.0), losses.nt_xent(a, b, 0.4))
+    stack = [torch.stack([x, x.flip(1) ** 3]) for x in (a, b, c)]
+    tau = torch.tensor([0.4, 0.7])
+    one_by_one = [losses.clap_loss(*(x[i] for x in stack), tau[i]) for i in range(2)]
+    assert torch.allclose(losses.clap_loss(*stack, tau), torch.stack(one_by_one))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.ones(1, 3), torch.ones(1, 3), 0.5), "a must have at least 2 rows"),
+        ((torch.ones(4, 3), torch.ones(5, 3), 0.5), "a and b must have matching shapes"),
+        ((torch.ones(4, 3), torch.full((4, 3), math.nan), 0.5), "b must be finite"),
+        ((torch.ones(4, 3), torch.ones(4, 3), 0.0), "temperature must be finite and above 0"),
+        ((torch.ones(4), torch.ones(4), 0.5), "a must be a tensor"),
+    ],
+)
+def test_nt_xent_names_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        losses.nt_xent(*arguments)

@@ -170,7 +170,9 @@ class Backbone:
 
 def _progress(blocks, what: str, n: int, batch_size: int):
     # a bar appears only when the wait is noticeable (tqdm's delay, in seconds), and goes when done
-    return tqdm(blocks, desc=f"embedding {what}", unit_scale=batch_size, delay=3, leave=False, disable=n <= batch_size)
+    if n <= batch_size:
+        return blocks
+    return tqdm(blocks, desc=f"embedding {what}", unit_scale=batch_size, delay=3, leave=False)
 
 
 def _describe(x) -> str:

@@ -1,7 +1,7 @@
 """Every objective of the book, a function each. All take un-normalised features and normalise inside.
 
-Reading order: `unit` and `check_features`, which everything shares; `clip_loss`, the objective; then the
-two properties it trades against each other, `alignment` and `uniformity`.
+Reading order: `unit` and `check_features`, which everything shares; `clip_loss`, the objective; `nt_xent` and
+`clap_loss`, for views of one kind; then the two properties that they trade, `alignment` and `uniformity`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,77 @@ def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
     logits = scale * unit(image) @ unit(text).T
     label = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label)) / 2
+
+
+def nt_xent(a: Tensor, b: Tensor, temperature: float | Tensor) -> Tensor:
+    """Normalised-temperature cross-entropy over two views of a batch.
+
+    Every one of the 2n views is an anchor; its other view is the positive and the remaining 2n - 2 are
+    negatives, those of its own kind included.
+
+    Args:
+        a, b: the two views, (n, d), or stacks of batches (..., n, d); normalised here.
+        temperature: divides the cosines; > 0. For stacks also one for each, (...).
+
+    Returns: scalar, in nats, or (...) for stacks; log(2n - 1) is chance. Raises ValueError unless n >= 2,
+    shapes match, all is finite.
+    Source: Chen et al. 2020 (arXiv 2002.05709), eq. 1. Defined in {ref}`augmented-prompts`.
+    """
+    _check_stacks(2, a=a, b=b)
+    temperature = torch.as_tensor(temperature, device=a.device)
+    _check_positive("temperature", temperature.min())
+    views = unit(torch.cat([a, b], -2))
+    logits = views @ views.mT / temperature[..., None, None]
+    n = a.shape[-2]
+    itself = torch.eye(2 * n, dtype=torch.bool, device=a.device)
+    logits = logits.masked_fill(itself, -math.inf)
+    index = torch.arange(2 * n, device=a.device)
+    return (logits.logsumexp(-1) - logits[..., index, (index + n) % (2 * n)]).mean(-1)
+
+
+def clap_loss(
+    prompt: Tensor,
+    augmented: Tensor,
+    content: Tensor,
+    temperature: float | Tensor = 0.5,
+    content_temperature: float | Tensor = 1.0,
+    weight: float | Tensor = 1.0,
+) -> Tensor:
+    """CLAP's loss: two wordings of a class agree, and the second agrees with the bare name of the class.
+
+    nt_xent(prompt, augmented; temperature) + weight * nt_xent(augmented, content; content_temperature), all
+    three after the head. A batch holds one prompt per class: two of one class would count as negatives.
+
+    Args:
+        prompt: features of prompts full of style, (n, d), or stacks (..., n, d); normalised here.
+        augmented: of the same prompts with style deleted, reordered or drowned in noise.
+        content: of the bare class names.
+        temperature, content_temperature: > 0; weight: >= 0. For stacks also one for each, (...).
+
+    Returns: scalar, in nats, or (...). Raises ValueError as `nt_xent`.
+    Source: Cai et al. 2024 (arXiv 2311.16445), eq. 6. Defined in {ref}`augmented-prompts`.
+    """
+    _check_stacks(2, prompt=prompt, augmented=augmented, content=content)
+    least = float(torch.as_tensor(weight).min())
+    if not (math.isfinite(least) and least >= 0):
+        raise ValueError(f"weight must be finite and at least 0, got {least:g}")
+    attract = nt_xent(augmented, content, content_temperature)
+    return nt_xent(prompt, augmented, temperature) + weight * attract
+
+
+def _check_stacks(n_min: int, **features: Tensor) -> None:
+    """`check_features` for (..., n, d): the same, and equal shapes in front."""
+    first_name, first = next(iter(features.items()))
+    for name, x in features.items():
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{name} must be a tensor (..., n, d), got {got}")
+        if x.shape != first.shape:
+            shapes = f"{tuple(first.shape)} and {tuple(x.shape)}"
+            raise ValueError(f"{first_name} and {name} must have matching shapes, got {shapes}")
+        if x.shape[-2] < n_min:
+            raise ValueError(f"{name} must have at least {n_min} rows, got {x.shape[-2]}")
+    check_features(1, **{name: x.flatten(0, -2) for name, x in features.items()})
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:

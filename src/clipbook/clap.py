@@ -1,0 +1,149 @@
+"""CLAP: content isolated from style by contrasting augmented prompts; text alone, applied to images.
+
+The technique itself is in the losses (`clap_loss`), the heads (`DisentangledNetwork`) and the prompts (`views`).
+Here they are put together as every later chapter needs them. Reading order: `embed_views` encodes all the text
+that training will ever see, once, in large batches; `train` fits heads on it; `choose_alpha` sets their strength
+without labels. Defined in {ref}`augmented-prompts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import evaluate, heads, losses, prompts, training
+from .backbones import Backbone
+
+POSITIONS = ("front", "middle", "end")
+
+
+@dataclass(frozen=True)
+class Views:
+    """Text features for CLAP. prompt and augmented: (classes, n, d), pair by pair; content: (classes, d)."""
+
+    prompt: Tensor
+    augmented: Tensor
+    content: Tensor
+
+
+def embed_views(
+    backbone: Backbone,
+    classes: Sequence[str],
+    n: int = 96,
+    *,
+    augmentations: Mapping[str, float] = prompts.AUGMENTATIONS,
+    n_tokens: int = 4,
+    std: float = 0.02,
+    seed: int = 0,
+) -> Views:
+    """Encode n prompts per class, each once more augmented and with noise, and the bare class names.
+
+    Args:
+        backbone: whose text tower encodes.
+        classes: names, at least 2.
+        n: prompts per class, of the 480 there are; more than 480 repeat, with other edits and noise.
+        augmentations: see `prompts.views`; the default is as released.
+        n_tokens, std: noise tokens of the augmented views; a third of them each in front, in the middle and at
+            the end. 0 tokens: no noise.
+        seed: of the choice of prompts, their edits and their noise.
+
+    Returns: Views, un-normalised, float32. Raises ValueError as `prompts.views` and `embed_noised_texts`.
+    """
+    if isinstance(classes, str) or len(classes) < 2:
+        raise ValueError(f"classes must be at least two names, got {classes!r:.80}")
+    generator = torch.Generator().manual_seed(seed)
+    plain, edited = zip(*(prompts.views(name, n, augmentations=augmentations, seed=seed) for name in classes))
+    plain, edited = [text for texts in plain for text in texts], [text for texts in edited for text in texts]
+    augmented = torch.empty(len(edited), backbone.dim)
+    where = torch.arange(len(edited)) % len(POSITIONS)  # prompts are in random order already
+    for index, position in enumerate(POSITIONS):
+        rows = (where == index).nonzero()[:, 0]
+        if len(rows):
+            texts = [edited[row] for row in rows.tolist()]
+            augmented[rows] = backbone.embed_noised_texts(texts, n_tokens, std, position, generator)
+    shape = (len(classes), n, -1)
+    return Views(backbone.embed_texts(plain).view(shape), augmented.view(shape), backbone.embed_texts(list(classes)))
+
+
+def train(
+    views: Views,
+    seeds: Sequence[int] = (0,),
+    *,
+    hidden: int | None = None,
+    temperature: float = 0.5,
+    content_temperature: float = 1.0,
+    weight: float = 1.0,
+    steps: int = 800,
+    learning_rate: float = 1e-3,
+    **early_stopping,
+) -> tuple[list[heads.DisentangledNetwork], Tensor]:
+    """Fit a head per seed on text features; a batch holds one prompt of every class.
+
+    Args:
+        views: from `embed_views`.
+        seeds: of the head's first weights and of its batches; all heads are trained side by side.
+        hidden: of `DisentangledNetwork`. temperature, content_temperature, weight: of `clap_loss`.
+        steps, learning_rate, early_stopping: of `training.fit`.
+
+    Returns: the heads, alpha 1, and the history of losses (steps run, seeds). A head's result does not depend
+    on which others were trained beside it, up to rounding.
+    """
+    networks, generators = [], [torch.Generator().manual_seed(seed) for seed in seeds]
+    for seed in seeds:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            networks.append(heads.DisentangledNetwork(views.content.shape[-1], hidden))
+    classes, n = views.prompt.shape[:2]
+    content = views.content.expand(len(networks), -1, -1)
+
+    def loss(apply, step):
+        pick = torch.stack([torch.randint(n, (classes,), generator=generator) for generator in generators])
+        rows = torch.arange(classes), pick
+        batch = apply(views.prompt[rows]), apply(views.augmented[rows]), apply(content)
+        return losses.clap_loss(*batch, temperature, content_temperature, weight)
+
+    history = training.fit(networks, loss, steps, learning_rate=learning_rate, **early_stopping)
+    return networks, history
+
+
+@torch.no_grad()
+def agreement(head: heads.DisentangledNetwork, image: Tensor, class_texts: Sequence[Tensor]) -> float:
+    """How often two wordings of the classes give an image the same answer, with the head as it is: no labels.
+
+    Args: image (n, d); class_texts: features of two or more wordings, (c, d) each; un-normalised, before the head.
+
+    Returns: mean over pairs of wordings and images, in [0, 1]. Raises ValueError for fewer than two wordings.
+    """
+    if len(class_texts) < 2:
+        raise ValueError(f"class_texts must hold at least two wordings, got {len(class_texts)}")
+    moved = head(image)
+    answers = torch.stack([evaluate.predict(moved, head(text)) for text in class_texts])
+    same = (answers[:, None] == answers[None]).double().mean(2)
+    k = len(answers)
+    return float((same.sum() - k) / (k * (k - 1)))
+
+
+def choose_alpha(
+    head: heads.DisentangledNetwork, image: Tensor, class_texts: Sequence[Tensor], alphas: Sequence[float]
+) -> float:
+    """The strength at which the wordings agree most on unlabelled images; of equals the smallest.
+
+    A content feature does not care how the class is worded, and this can be seen without labels. Too small an
+    alpha leaves the wordings apart; too large a one distorts the images, which training never saw.
+
+    Args: as `agreement`; alphas: candidates. `head.alpha` is left as it was. Returns: one of alphas.
+    """
+    if not len(alphas):
+        raise ValueError("alphas must hold at least one candidate, got none")
+    before = head.alpha
+    try:
+        scores = []
+        for alpha in sorted(alphas):
+            head.alpha = float(alpha)
+            scores.append(agreement(head, image, class_texts))
+    finally:
+        head.alpha = before
+    return float(sorted(alphas)[max(range(len(scores)), key=scores.__getitem__)])

@@ -1,0 +1,206 @@
+"""The head, the loop that trains it, and the text that it is trained on."""
+
+import math
+
+import pytest
+import torch
+
+from clipbook import backbones, clap, heads, losses, prompts, training, world
+
+
+def test_an_untrained_head_and_strength_zero_change_nothing():
+    z = torch.randn(5, 4, 8)
+    head = heads.DisentangledNetwork(8, hidden=3)
+    assert torch.equal(head(z), z)
+    with torch.no_grad():
+        head.project.weight.normal_()
+    pulled = head(z) - z
+    assert pulled.abs().max() > 0
+    head.alpha = 0.25
+    assert torch.allclose(head(z) - z, 0.25 * pulled, atol=1e-6), "the pull is proportional to alpha"
+    head.alpha = 0.0
+    assert torch.equal(head(z), z)
+    assert "alpha" not in head.state_dict()
+
+
+def test_the_skip_is_resampled_where_widths_differ():
+    z = torch.arange(8.0)[None]
+    assert heads.DisentangledNetwork(8, out=4)(z).tolist() == [[0.0, 2.0, 4.0, 6.0]]
+    resized = torch.nn.functional.interpolate(z[None], 12, mode="nearest")[0]
+    assert torch.equal(heads.DisentangledNetwork(8, out=12)(z), resized)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0,), "dim must be"), ((8, 2.5), "hidden must be"), ((8, 8, 8, math.nan), "alpha must be finite")],
+)
+def test_a_bad_head_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        heads.DisentangledNetwork(*arguments)
+    with pytest.raises(ValueError, match=r"z must be \(\.\.\., 8\)"):
+        heads.DisentangledNetwork(8)(torch.ones(2, 7))
+
+
+def linears(seeds):
+    made = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        made.append(torch.nn.Linear(6, 6))
+    return made
+
+
+def test_modules_train_side_by_side_as_if_alone():
+    torch.manual_seed(1)
+    x = torch.randn(3, 40, 6)
+    goal = x.flip(-1)
+
+    def loss_of(rows):
+        return lambda apply, step: (apply(x[rows]) - goal[rows]).square().mean((1, 2))
+
+    together = linears(range(3))
+    history = training.fit(together, loss_of([0, 1, 2]), 60, learning_rate=0.05)
+    assert history.shape == (60, 3) and (history[-1] < 0.2 * history[0]).all()
+    for i, alone in enumerate(linears(range(3))):
+        own = training.fit([alone], loss_of([i]), 60, learning_rate=0.05)
+        assert torch.allclose(own[:, 0], history[:, i], atol=1e-5)
+        assert torch.allclose(alone.weight, together[i].weight, atol=1e-5)
+    plain = linears([0])[0]
+    adam = torch.optim.Adam(plain.parameters(), lr=0.05)
+    for _ in range(60):
+        adam.zero_grad()
+        (plain(x[0]) - goal[0]).square().mean().backward()
+        adam.step()
+    assert torch.allclose(plain.weight, together[0].weight, atol=1e-5), "it is Adam, no more"
+
+
+def test_a_module_that_stops_early_keeps_its_best():
+    """The loss falls for one module; for the other it is constant: the second must stop after its patience."""
+    x = torch.randn(2, 10, 6)
+    still = torch.tensor([1.0, 0.0])
+
+    def loss(apply, step):
+        return apply(x).square().mean((1, 2)) * still + (1 - still)
+
+    modules = linears(range(2))
+    before = [module.weight.clone() for module in modules]
+    history = training.fit(modules, loss, 100, learning_rate=0.05, check_every=5, patience=2, min_delta=1e-4)
+    assert history[:, 1].isfinite().sum() == 15, "one look that counts, two without gain"
+    assert torch.equal(modules[1].weight, before[1])
+    assert history[-1, 0] < 0.1 * history[0, 0]
+
+
+def test_a_diverging_loss_leaves_the_modules_as_they_were():
+    modules = linears(range(2))
+    before = [module.weight.clone() for module in modules]
+    with pytest.raises(FloatingPointError, match="not finite at step 3"):
+        training.fit(modules, lambda apply, step: apply(torch.ones(2, 1, 6)).mean((1, 2)) / (step != 3), 10)
+    assert all(torch.equal(module.weight, old) for module, old in zip(modules, before))
+    for bad, message in (
+        ({"steps": 0}, "steps"),
+        ({"steps": 5, "learning_rate": 0.0}, "learning_rate"),
+        ({"steps": 5, "check_every": 0}, "check_every"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.fit(modules, lambda apply, step: apply(torch.ones(2, 1, 6)).mean((1, 2)), **bad)
+    with pytest.raises(ValueError, match="one value per module"):
+        training.fit(modules, lambda apply, step: apply(torch.ones(2, 1, 6)).mean(), 5)
+    with pytest.raises(ValueError, match="at least one module"):
+        training.fit([], None, 5)
+
+
+def test_prompts_speak_the_worlds_language():
+    """CLAP's words are those of the captions, so a styled prompt is a scene's full caption."""
+    assert set(prompts.ATTRIBUTES["color"]) == set(world.COLORS)
+    assert set(prompts.ATTRIBUTES["type"]) == set(world.MEDIA)
+    assert prompts.ATTRIBUTES["size"] == world.SIZES and prompts.ATTRIBUTES["style"] == world.FINISHES
+    scenes = world.sample(50, seed=3)
+    for i, caption in enumerate(world.caption(scenes)):
+        words = {
+            "style": world.FINISHES[scenes.finish[i]],
+            "type": world.MEDIA[scenes.medium[i]],
+            "size": world.SIZES[scenes.size[i]],
+            "color": world.COLORS[scenes.color[i]],
+        }
+        assert prompts.styled(world.OBJECTS[scenes.object[i]], **words) == caption
+
+
+def test_views_are_edits_of_one_prompt():
+    plain, edited = prompts.views("airplane", 480)
+    assert len(set(plain)) == 480, "each of the 480 prompts once"
+    assert (plain, edited) == prompts.views("airplane", 480)
+    assert plain != prompts.views("airplane", 480, seed=1)[0]
+    for one, other in zip(plain, edited):
+        left = set(other.replace("mosaic art", "mosaic-art").split()) - {"a", "an", "of", "in", "style"}
+        assert left <= set(one.replace("mosaic art", "mosaic-art").split()), "nothing is added"
+        assert "airplane" in other and any(kind in other for kind in prompts.ATTRIBUTES["type"])
+    turned = sum(" in " in text for text in edited) / 480
+    short = sum(not any(size in text for size in prompts.ATTRIBUTES["size"]) for text in edited) / 480
+    assert abs(turned - 0.5) < 0.1 and abs(short - 0.5) < 0.1
+    assert prompts.views("cat", 5, augmentations={})[0] == prompts.views("cat", 5, augmentations={})[1]
+    bare = prompts.views("cat", 5, augmentations=dict.fromkeys(prompts.ATTRIBUTES, 1.0))[1]
+    assert set(bare) == {"a cat"}
+    for bad, message in (
+        ({"n": 0}, "n must be a positive int"),
+        ({"n": 5, "augmentations": {"smell": 0.5}}, "smell"),
+        ({"n": 5, "augmentations": {"size": 1.5}}, "chances in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prompts.views("cat", **bad)
+    with pytest.raises(ValueError, match="words must be among"):
+        prompts.styled("cat", smell="sweet")
+
+
+@pytest.fixture(scope="module")
+def glyph():
+    return backbones.load("glyph", "cpu")
+
+
+def test_views_are_the_encoders_own_features(glyph):
+    names = ["cat", "crown", "key"]
+    views = clap.embed_views(glyph, names, 6, n_tokens=0, seed=4)
+    for i, name in enumerate(names):
+        plain, edited = prompts.views(name, 6, seed=4)
+        assert torch.allclose(views.prompt[i], glyph.embed_texts(plain), atol=1e-5)
+        assert torch.allclose(views.augmented[i], glyph.embed_texts(edited), atol=1e-5)
+    assert torch.allclose(views.content, glyph.embed_texts(names), atol=1e-5)
+    noised = clap.embed_views(glyph, names, 6, seed=4)
+    assert torch.equal(noised.prompt, views.prompt) and not torch.allclose(noised.augmented, views.augmented)
+    with pytest.raises(ValueError, match="at least two names"):
+        clap.embed_views(glyph, ["cat"])
+
+
+def test_training_on_text_draws_the_wordings_of_a_class_together(glyph):
+    names = list(world.OBJECTS[:8])
+    views = clap.embed_views(glyph, names, 24)
+    (head, twin), history = clap.train(views, (0, 1), steps=150)
+    assert history.shape == (150, 2) and (history[-20:].mean(0) < history[:5].mean(0) - 0.3).all()
+    (alone,), _ = clap.train(views, (1,), steps=150)
+    assert torch.allclose(alone.project.weight, twin.project.weight, atol=1e-4)
+    fresh = clap.embed_views(glyph, names, 24, seed=9)
+
+    def spread(x):
+        """Of unit prompts around their class, as a share of what lies between classes."""
+        x = losses.unit(x)
+        return float((x - x.mean(1, keepdim=True)).square().sum() / (x - x.mean((0, 1))).square().sum())
+
+    with torch.no_grad():
+        assert spread(head(fresh.prompt)) < 0.5 * spread(fresh.prompt)
+
+
+def test_agreement_needs_no_labels_and_alpha_is_the_best_of_the_candidates(glyph):
+    image = glyph.embed_images(world.render(world.sample(200, seed=5)))
+    texts = [glyph.embed_texts(prompts.fill(t, world.OBJECTS)) for t in ("{}", "a photo of a {}")]
+    noise = glyph.embed_noised_texts(list(world.OBJECTS), generator=torch.Generator().manual_seed(0))
+    views = clap.embed_views(glyph, world.OBJECTS, 16)
+    (head,), _ = clap.train(views, steps=60)
+    assert clap.agreement(head, image, [texts[0], texts[0]]) == 1.0
+    alphas, scores = [1.0, 0.0, 0.3], {}
+    for alpha in alphas:
+        head.alpha = alpha
+        scores[alpha] = clap.agreement(head, image, [*texts, noise])
+    assert clap.choose_alpha(head, image, [*texts, noise], alphas) == max(sorted(scores), key=scores.get)
+    assert head.alpha == 0.3, "left as it was"
+    with pytest.raises(ValueError, match="two wordings"):
+        clap.agreement(head, image, texts[:1])
+    with pytest.raises(ValueError, match="at least one candidate"):
+        clap.choose_alpha(head, image, texts, [])
