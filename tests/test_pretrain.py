@@ -54,7 +54,7 @@ def test_the_card_is_true():
         assert abs(again[key] - card["scores"][key]) < 0.05, (key, again[key], card["scores"][key])
     assert abs(again["gap"] - card["scores"]["gap"]) < 0.02
     assert [row["step"] for row in card["history"]][-1] == card["recipe"]["steps"]
-    with pytest.raises(ValueError, match="shipped models are glyph"):
+    with pytest.raises(ValueError, match="shipped models are glyph, glyph-fair"):
         pretrain.card("nothing")
 
 
@@ -72,6 +72,14 @@ def test_able_and_entangled(seed):
     assert scores["gap"] >= 0.15
     prompt_sets = [scores[name] for name in ("C", "CP", "PC", "NC")]
     assert max(prompt_sets) - min(prompt_sets) > 0.01
+
+
+def test_the_control_leans_on_nothing():
+    """glyph-fair differs from glyph in its correlation alone, and knows objects whatever they look like."""
+    card, fair = pretrain.card("glyph"), pretrain.card("glyph-fair")
+    assert fair["recipe"] == card["recipe"] | {"correlation": 0.0}
+    scores = pretrain.score(backbones.load("glyph-fair", "cpu"), 0.75, seeds=(504,), n=2000)
+    assert scores["worst_medium"] >= 0.85 and abs(scores["decorrelated"] - scores["correlated"]) < 0.03
 
 
 def test_novel_objects_are_novel():

@@ -56,9 +56,13 @@ class Recipe:
     seed: int = 0
 
 
+# The first two ship with the package. The others differ in their correlation alone: `make sweep` trains them too,
+# to measure what a web of that bias does to a model.
 RECIPES = {
     "glyph": Recipe(correlation=0.75, steps=1500),
     "glyph-fair": Recipe(correlation=0.0, steps=1500),
+    "glyph-50": Recipe(correlation=0.5, steps=1500),
+    "glyph-90": Recipe(correlation=0.9, steps=1500),
 }
 
 
