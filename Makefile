@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help book serve test sync lint clean
+.PHONY: help book serve test sync lint sweep clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -45,6 +45,11 @@ sync: $(READY) ## bring each chapter's .py and .ipynb together
 lint: $(READY) ## check style with ruff
 	@echo "make lint: ruff"
 	@$(PY) -m ruff check .
+
+sweep: $(READY) ## run what the book's tables are built from, into the ledger (about two hours on 2 cores)
+	@echo "make sweep: the models of other correlations, then every run that runs/*.yaml asks for and the ledger lacks"
+	@for name in glyph-50 glyph-90; do $(PY) -m clipbook.pretrain --name $$name || exit 1; done
+	@for spec in runs/*.yaml; do $(PY) -m clipbook.runs $$spec || exit 1; done
 
 clean: ## remove the built book and everything it cached
 	@echo "make clean: removing _build"

@@ -178,7 +178,9 @@ def test_a_sweep_resumes_pools_seeds_and_renews_the_cost_line(book, capsys):
     assert re.search(r"accuracy +0\.555 ± 0\.0071 \(2\)", capsys.readouterr().out)
     assert len(files(ledger)) == 2, "only seed 1 was new"
     assert set(first) < set(files(ledger))
-    line = json.loads((book / "src" / "clipbook" / "assets" / "costs.json").read_text())["first/01_tiny"]
+    record = json.loads((book / "src" / "clipbook" / "assets" / "ledger.json").read_text())
+    assert [entry["parameters"]["seed"] for entry in sorted(record, key=lambda e: e["date"])] == [0, 1]
+    line = runs._costs(record)["first/01_tiny"]
     assert re.fullmatch(r"About \d+ s and 0\.\d GB on 1 CPU core \(median of 2 runs, torch \S+\)\.", line)
 
     chapter = book / "book" / "first" / "01_tiny.py"
@@ -300,10 +302,39 @@ def test_cost_lines_tell_devices_apart_and_leave_changed_runs_out():
     assert runs.cost_line("nowhere/00_none") == "Time and memory: no run of nowhere/00_none on record yet."
 
 
-def test_the_shipped_cost_lines_are_those_of_the_ledger():
+def test_the_package_ships_the_ledger():
     root = Path(runs.__file__).parents[2]
-    shipped = Path(runs.__file__).parent / "assets" / "costs.json"
-    lines = json.loads(shipped.read_text()) if shipped.is_file() else {}
-    assert lines == runs._costs(runs._entries(root / "runs" / "ledger")), "run `python -m clipbook.runs CHAPTER` again"
-    for chapter, line in lines.items():
-        assert runs.cost_line(chapter) == line
+    shipped = Path(runs.__file__).parent / "assets" / "ledger.json"
+    entries = json.loads(shipped.read_text()) if shipped.is_file() else []
+    assert entries == runs._entries(root / "runs" / "ledger"), "run `python -m clipbook.runs CHAPTER` again"
+    for chapter in {entry["chapter"] for entry in entries}:
+        assert runs.results(chapter)
+        assert (root / "book" / f"{chapter}.py").is_file(), f"{chapter} is no chapter: delete its runs"
+
+
+def test_results_are_the_newest_of_each_combination(tmp_path, monkeypatch):
+    def entry(seed, date, accuracy):
+        return {"chapter": "a/b", "parameters": {"seed": seed}, "date": date, "metrics": {"accuracy": accuracy}}
+
+    (tmp_path / "assets").mkdir()
+    record = [entry(0, "2", 0.2), entry(0, "1", 0.1), entry(1, "1", 0.3), entry(0, "3", 0.9) | {"chapter": "c/d"}]
+    (tmp_path / "assets" / "ledger.json").write_text(json.dumps(record))
+    monkeypatch.setattr(runs, "_PACKAGE", tmp_path)
+    assert sorted(e["metrics"]["accuracy"] for e in runs.results("a/b")) == [0.2, 0.3]
+    assert runs.results("no/chapter") == []
+
+
+def test_a_spec_runs_several_chapters(book, capsys):
+    spec = book / "runs" / "some.yaml"
+    spec.parent.mkdir()
+    spec.write_text("first/01_tiny: {seed: 0..1, steps: 10}\n")
+    assert runs.main([str(spec)]) == 0
+    assert len(files(book / "runs" / "ledger")) == 2
+    for text, message in (
+        ("- 1", "must read"),
+        ("first/01_tiny: {sed: 1}", "no parameter 'sed'"),
+        ("a: {", "not YAML"),
+    ):
+        spec.write_text(text)
+        assert runs.main([str(spec)]) == 2
+        assert message in capsys.readouterr().err

@@ -1,11 +1,12 @@
 """Chapters as experiments: record metrics, run a chapter with other parameters, sweep, keep a ledger.
 
     python -m clipbook.runs foundations/03_zero_shot -p seed=0..4 -p backbone=glyph,ViT-B-32/random
+    python -m clipbook.runs runs/costs.yaml
 
 The ledger is a folder with one JSON file per finished run. Run from the command line on a chapter of the
-repository, it is `runs/ledger` there, and the line on time and memory that each chapter shows is renewed from
-it (`assets/costs.json`, inside the package, so that a chapter alone in Colab has it too). `execute` called
-from Python writes to `out_dir/ledger` unless told otherwise.
+repository, it is `runs/ledger` there, and a copy of it all goes into the package (`assets/ledger.json`), so that a
+chapter alone in Colab has its line on time and memory (`cost_line`) and its recorded results (`results`) too.
+`execute` called from Python writes to `out_dir/ledger` unless told otherwise.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-_COSTS = "assets/costs.json"
+_RECORD = "assets/ledger.json"
 
 
 class RunError(RuntimeError):
@@ -95,9 +96,27 @@ def cost_line(chapter: str) -> str:
 
     Returns: the line shipped with the package, or one that says that no run is on record.
     """
-    path = _PACKAGE / _COSTS
-    lines = json.loads(path.read_text()) if path.is_file() else {}
-    return lines.get(chapter, f"Time and memory: no run of {chapter} on record yet.")
+    return _costs(_shipped(chapter)).get(chapter, f"Time and memory: no run of {chapter} on record yet.")
+
+
+def results(chapter: str) -> list[dict]:
+    """What runs of a chapter recorded, from the ledger that ships with the package.
+
+    Args: chapter: its name in the book, "foundations/01_world".
+
+    Returns: one entry per combination of parameters, its newest: "parameters", "metrics", "seconds", "device",
+    "date" and more; [] if there is none.
+    """
+    newest = {
+        json.dumps(e["parameters"], sort_keys=True): e for e in sorted(_shipped(chapter), key=lambda e: e["date"])
+    }
+    return list(newest.values())
+
+
+def _shipped(chapter: str) -> list[dict]:
+    path = _PACKAGE / _RECORD
+    entries = json.loads(path.read_text()) if path.is_file() else []
+    return [entry for entry in entries if entry["chapter"] == chapter]
 
 
 # ---- one run
@@ -277,7 +296,7 @@ def _package_hash() -> str:
     digest = hashlib.sha256()
     for file in sorted(_PACKAGE.rglob("*")):
         name = file.relative_to(_PACKAGE).as_posix()
-        if file.is_file() and "__pycache__" not in name and name != _COSTS:
+        if file.is_file() and "__pycache__" not in name and name != _RECORD:
             digest.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -335,7 +354,7 @@ def _commit(folder: Path, ledger: Path) -> str | None:
         top = str(folder)
         top = git("rev-parse", "--show-toplevel")
         commit = git("rev-parse", "--short=12", "HEAD")
-        own = [f":(exclude)src/clipbook/{_COSTS}"]
+        own = [f":(exclude)src/clipbook/{_RECORD}"]
         if ledger.is_relative_to(top):
             own.append(f":(exclude){ledger.relative_to(top).as_posix()}")
         return commit + ("-dirty" if git("status", "--porcelain", "--", ".", *own) else "")
@@ -522,7 +541,7 @@ def _values(option: str, defaults: Mapping[str, object]) -> tuple[str, list]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 1 when a run failed, 2 for a bad request."""
     parser = argparse.ArgumentParser(prog="python -m clipbook.runs", description=sweep.__doc__.splitlines()[0])
-    parser.add_argument("chapter", help="foundations/01_world, 01_world, or a path")
+    parser.add_argument("chapter", help="foundations/01_world, 01_world, or a path; or a .yaml with several")
     parser.add_argument(
         "-p",
         dest="parameters",
@@ -534,26 +553,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="keep what the runs write, a folder each; default: only the ledger is kept")
     parser.add_argument("--ledger", help="default: runs/ledger in the repository of the chapter, else in this folder")
     options = parser.parse_args(arguments)
-    root = _repository()
     try:
-        path = _find(options.chapter)
-        inside = root is not None and path.is_relative_to(root)
-        own = (root if inside else Path.cwd()) / "runs" / "ledger"
-        ledger = Path(options.ledger) if options.ledger else own
-        defaults = _defaults(_read(path), _name(path))
-        grid = dict(_values(option, defaults) for option in options.parameters)
-        if len(grid) < len(options.parameters):
-            raise ValueError("-p must name each parameter once: join its values with commas")
-        entries, failed = sweep(path, grid, ledger, options.out)
+        requests = _requests(options.chapter, options.parameters)
+        # All are read before the first one runs: a typo must not surface after an hour.
+        checked = [(path, _grid(path, options)) for path, options in requests]
     except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(entries, list(grid)))
-    if inside and ledger.resolve() == own.resolve():
-        _write_json(root / "src" / "clipbook" / _COSTS, _costs(_entries(ledger)))
-    for label, error in failed:
-        print(f"\n{label}: {error}", file=sys.stderr)
-    return 1 if failed else 0
+    root, status = _repository(), 0
+    for path, grid in checked:
+        inside = root is not None and path.is_relative_to(root)
+        own = (root if inside else Path.cwd()) / "runs" / "ledger"
+        ledger = Path(options.ledger) if options.ledger else own
+        try:
+            entries, failed = sweep(path, grid, ledger, options.out)
+        except (OSError, TypeError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        print(table(entries, list(grid)))
+        if inside and ledger.resolve() == own.resolve():
+            _write_json(root / "src" / "clipbook" / _RECORD, _entries(ledger))
+        for label, error in failed:
+            print(f"\n{label}: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+def _requests(chapter: str, parameters: Sequence[str]) -> list[tuple[Path, list[str]]]:
+    """The chapter with its -p options; or, from a .yaml, several: {chapter: {parameter: values}}."""
+    if Path(chapter).suffix not in (".yaml", ".yml"):
+        return [(_find(chapter), list(parameters))]
+    import yaml
+
+    if parameters:
+        raise ValueError(f"-p cannot be added to {chapter}: it says which values to run")
+    try:
+        spec = yaml.safe_load(Path(chapter).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{chapter} is not YAML: {error}") from None
+    if not isinstance(spec, dict) or not all(isinstance(grid, dict) for grid in spec.values()):
+        raise ValueError(f"{chapter} must read {{chapter: {{parameter: values}}}}")
+    return [(_find(name), [f"{key}={text}" for key, text in grid.items()]) for name, grid in spec.items()]
+
+
+def _grid(path: Path, options: Sequence[str]) -> dict[str, list]:
+    defaults = _defaults(_read(path), _name(path))
+    grid = dict(_values(option, defaults) for option in options)
+    if len(grid) < len(options):
+        raise ValueError("-p must name each parameter once: join its values with commas")
+    return grid
 
 
 if __name__ == "__main__":
