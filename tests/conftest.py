@@ -38,7 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long ones first: with two workers a chapter that starts last is a minute in which one of them waits."""
-    items.sort(key=lambda item: item.path.suffix != ".ipynb" and item.path.stem not in {"test_commands", "test_readers"})
+    items.sort(
+        key=lambda item: item.path.suffix != ".ipynb" and item.path.stem not in {"test_commands", "test_readers"}
+    )
 
 
 def run_chapters_offline() -> None:
@@ -58,6 +60,8 @@ def run_chapters_offline() -> None:
             book.BUILD.mkdir(exist_ok=True)
             log.write_text("")
             with pytest.MonkeyPatch.context() as patch:
+                for name, value in book.environment().items():
+                    patch.setenv(name, value)
                 patch.setenv("CLIPBOOK_NETWORK_LOG", str(log))
                 patch.setenv("PYTHONPATH", str(ROOT / "tests" / "offline"), prepend=os.pathsep)
                 result = super().execute()

@@ -15,6 +15,7 @@ CHAPTERS = [path.relative_to(book.ROOT).with_suffix("").as_posix() for path in p
 PAGES = [str(Path(page).with_suffix("")) for page in book.pages()]
 SCREENSHOTS = book.BUILD / "screenshots"
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+VIEW = 'script[type="application/vnd.jupyter.widget-view+json"]'
 PATIENCE = 60_000  # milliseconds: a machine that also trains a model is slow, not wrong
 
 
@@ -34,9 +35,10 @@ class Opened:
         if name == "index":  # sends on to the first page
             self.page.wait_for_url("**/book/intro.html")
         self.page.evaluate("() => window.MathJax ? MathJax.startup.promise : null")
-        self.page.wait_for_function(
-            """() => document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length
-                  <= document.querySelectorAll('.cell_output .noUi-handle').length"""
+        self.page.wait_for_function(  # every widget is drawn, and so is what is in a box
+            f"""() => [...document.querySelectorAll('{VIEW}')]
+                 .every(view => view.parentElement.querySelector('.jupyter-widgets'))
+                  && !document.querySelector('.widget-box:empty, .widget-box > :not(.jupyter-widgets)')"""
         )
 
     def refuse(self, route) -> None:
@@ -70,6 +72,8 @@ def test_page_is_sound(opened: Opened):
                  .filter(i => !i.alt.trim() || /\\.(png|svg|jpe?g|webp)$/.test(i.alt)).map(i => i.src.slice(0, 100))"""
     )
     assert not mute, f"pictures without alt text: {mute}"
+    views, handles = (page.locator(which).count() for which in (VIEW, ".cell_output .noUi-handle"))
+    assert views == handles, f"{views} widgets, {handles} sliders: any other widget is dead without a kernel"
     raw = page.evaluate(
         """() => [...document.querySelectorAll('main .math')]
                  .filter(m => !m.querySelector('mjx-container')).map(m => m.textContent)"""

@@ -190,12 +190,13 @@ def executed(path: Path) -> NotebookNode:
 
 
 def environment() -> dict[str, str]:
-    """For the kernels: as many threads as there are cores, up to four; more only fight each other."""
+    """For the kernels, the tests' too: as many threads as cores, up to four (more only fight); no progress bars."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "OMP_NUM_THREADS": str(min(cores, 4)),
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's python3 kernel, not the user's
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "TQDM_DISABLE": "1",  # a page would keep the bar
         **os.environ,
     }
 

@@ -57,11 +57,13 @@ import torch
 from myst_nb import glue
 from torchvision.utils import make_grid
 
-from clipbook import plots, runs, widgets, world
+from clipbook import plots, pretrain, runs, widgets, world
 
 plots.use()
 device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 glue("world_cost", runs.cost_line("foundations/01_world"), display=False)
+trained_with = pretrain.card("glyph")["recipe"]["correlation"]
+glue("world_trained_with", float(trained_with), display=False)
 
 # %% [markdown]
 # *{glue:text}`world_cost`*
@@ -291,8 +293,8 @@ widgets.frames(figures, [f"{rho:.2f}" for rho in rhos], name="correlation ρ", a
 # Suppose a model looks at colour and medium and *never at the shape*. Bayes' rule gives its best guess,
 # $\hat c = \arg\max_c P(\text{colour} \mid c) P(\text{medium} \mid c)$, and {eq}`eq-world-correlation` its
 # accuracy without any training. Two curves: scenes drawn with the same correlation, and scenes drawn without.
-# *Predict*: at $\rho = 0.75$, the value the shipped model is trained with, how often is the shortcut right
-# about one of 32 objects?
+# *Predict*: at $\rho$ = {glue:text}`world_trained_with:.2f`, the value that the shipped model is trained with, how
+# often is the shortcut right about one of 32 objects?
 
 
 # %%
