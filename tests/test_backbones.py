@@ -169,3 +169,21 @@ def test_bad_input_names_the_argument():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device 'cuda' asked for"):
             backbones.load("glyph", "cuda")
+
+
+@pytest.mark.parametrize("name", ["glyph", "ViT-B-32/random"])
+def test_short_texts_are_encoded_short_and_exactly(name):
+    """Padding is left out of the computation, noise tokens included, and the tower is as it was afterwards."""
+    backbone = backbones.load(name, "cpu")
+    texts = ["a cat", "an impressionistic photograph of a normal sized multicolored umbrella"]
+    seen = []
+    handle = backbone.model.token_embedding.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    found = backbone.embed_texts(texts)
+    noised = backbone.embed_noised_texts(texts, generator=torch.Generator().manual_seed(0))
+    whole = backbone.model.encode_text(backbone.tokenizer(texts))
+    handle.remove()
+    context = backbone.model.context_length
+    assert max(seen[:2]) < context and seen[2] == context == len(backbone.model.positional_embedding)
+    assert torch.allclose(found, whole, atol=1e-5)
+    alone = backbone.embed_noised_texts(texts[:1], generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(alone[0], noised[0], atol=1e-5), "how short depends on the batch, the result does not"

@@ -193,12 +193,19 @@ def test_agreement_needs_no_labels_and_alpha_is_the_best_of_the_candidates(glyph
     noise = glyph.embed_noised_texts(list(world.OBJECTS), generator=torch.Generator().manual_seed(0))
     views = clap.embed_views(glyph, world.OBJECTS, 16)
     (head,), _ = clap.train(views, steps=60)
-    assert clap.agreement(head, image, [texts[0], texts[0]]) == 1.0
-    alphas, scores = [1.0, 0.0, 0.3], {}
+    assert bool((clap.agreement(head, image, [texts[0], texts[0]]) == 1).all())
+    alphas, scores = [3.0, 0.0, 0.3], {}
     for alpha in alphas:
         head.alpha = alpha
         scores[alpha] = clap.agreement(head, image, [*texts, noise])
-    assert clap.choose_alpha(head, image, [*texts, noise], alphas) == max(sorted(scores), key=scores.get)
+        pairs = [clap.agreement(head, image, [a, b]) for a, b in zip([*texts, noise], [texts[1], noise, texts[0]])]
+        assert torch.allclose(scores[alpha], torch.stack(pairs).mean(0)), "the mean over pairs"
+    head.alpha = 0.3
+    found = clap.choose_alpha(head, image, [*texts, noise], alphas)
+    best = max(scores, key=lambda alpha: scores[alpha].mean())
+    short = scores[best] - scores[found]
+    assert short.mean() <= short.std() / len(image) ** 0.5, "as good as the best"
+    assert clap.choose_alpha(head, image, [texts[0], texts[0]], [0.5, 0.1, 0.2]) == 0.2, "all equal: the middle"
     assert head.alpha == 0.3, "left as it was"
     with pytest.raises(ValueError, match="two wordings"):
         clap.agreement(head, image, texts[:1])

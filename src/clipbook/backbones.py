@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,23 +150,46 @@ class Backbone:
     @torch.no_grad()
     def _encode(self, tokens: Tensor, batch_size: int, noisy: Tensor | None = None, noise: Tensor | None = None):
         out = []
-        for index in _progress(torch.arange(len(tokens)).split(batch_size), "texts", len(tokens), batch_size):
-            handle = None
-            if noisy is not None:  # the tower runs as it is; only what its embedding layer returns is changed
-                where, values = noisy[index].to(self.device), noise[index].to(self.device)
+        length = int((tokens != 0).sum(1).max())
+        with self._context(length) as length:
+            tokens = tokens[:, :length]
+            for index in _progress(torch.arange(len(tokens)).split(batch_size), "texts", len(tokens), batch_size):
+                handle = None
+                if noisy is not None:  # the tower runs as it is; only what its embedding layer returns is changed
+                    where, values = noisy[index, :length].to(self.device), noise[index].to(self.device)
 
-                def put(_, __, x, where=where, values=values):
-                    x = x.clone()
-                    x[where] = values.reshape(-1, x.shape[-1]).to(x.dtype)
-                    return x
+                    def put(_, __, x, where=where, values=values):
+                        x = x.clone()
+                        x[where] = values.reshape(-1, x.shape[-1]).to(x.dtype)
+                        return x
 
-                handle = self._embedding().register_forward_hook(put)
-            try:
-                out.append(self.model.encode_text(tokens[index].to(self.device)).float().cpu())
-            finally:
-                if handle:
-                    handle.remove()
+                    handle = self._embedding().register_forward_hook(put)
+                try:
+                    out.append(self.model.encode_text(tokens[index].to(self.device)).float().cpu())
+                finally:
+                    if handle:
+                        handle.remove()
         return _finite(torch.cat(out), "texts", self.name)
+
+    @contextmanager
+    def _context(self, length: int):
+        """Shorten open_clip's own CLIP text tower to `length` tokens while inside; yields the length in force.
+
+        Exact: the tower is causal and reads its feature off at the end token, so padding behind it never
+        reaches the result. It is most of the work: CLIP's context is 77, a prompt has about 15 tokens.
+        """
+        model = self.model
+        causal = type(model) is open_clip.CLIP and model.text_pool_type == "argmax" and model.attn_mask is not None
+        if not causal:
+            yield None
+            return
+        position, mask = model.positional_embedding, model.attn_mask
+        try:
+            model.positional_embedding = nn.Parameter(position[:length], requires_grad=False)
+            model.attn_mask = mask[:length, :length]
+            yield length
+        finally:
+            model.positional_embedding, model.attn_mask = position, mask
 
 
 def _progress(blocks, what: str, n: int, batch_size: int):

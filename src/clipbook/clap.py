@@ -110,40 +110,43 @@ def train(
 
 
 @torch.no_grad()
-def agreement(head: heads.DisentangledNetwork, image: Tensor, class_texts: Sequence[Tensor]) -> float:
+def agreement(head: heads.DisentangledNetwork, image: Tensor, class_texts: Sequence[Tensor]) -> Tensor:
     """How often two wordings of the classes give an image the same answer, with the head as it is: no labels.
 
     Args: image (n, d); class_texts: features of two or more wordings, (c, d) each; un-normalised, before the head.
 
-    Returns: mean over pairs of wordings and images, in [0, 1]. Raises ValueError for fewer than two wordings.
+    Returns: (n,) float64 in [0, 1], the mean over pairs of wordings. Raises ValueError for fewer than two.
     """
     if len(class_texts) < 2:
         raise ValueError(f"class_texts must hold at least two wordings, got {len(class_texts)}")
     moved = head(image)
     answers = torch.stack([evaluate.predict(moved, head(text)) for text in class_texts])
-    same = (answers[:, None] == answers[None]).double().mean(2)
-    k = len(answers)
-    return float((same.sum() - k) / (k * (k - 1)))
+    same, k = (answers[:, None] == answers[None]).double().sum((0, 1)), len(answers)
+    return (same - k) / (k * (k - 1))
 
 
 def choose_alpha(
     head: heads.DisentangledNetwork, image: Tensor, class_texts: Sequence[Tensor], alphas: Sequence[float]
 ) -> float:
-    """The strength at which the wordings agree most on unlabelled images; of equals the smallest.
+    """The strength at which wordings agree most on unlabelled images: the middle of those that are as good.
 
     A content feature does not care how the class is worded, and this can be seen without labels. Too small an
-    alpha leaves the wordings apart; too large a one distorts the images, which training never saw.
+    alpha leaves the wordings apart; too large a one distorts the images, which training never saw. Between
+    them agreement is flat, and its largest value a matter of chance: taken is the median of all candidates
+    that fall short of the best by no more than one standard error of the difference, image by image.
 
-    Args: as `agreement`; alphas: candidates. `head.alpha` is left as it was. Returns: one of alphas.
+    Args: as `agreement`, n >= 2; alphas: candidates. `head.alpha` is left as it was. Returns: one of alphas.
+    Raises ValueError for no candidates or fewer than two wordings.
     """
-    if not len(alphas):
+    alphas, before, agreed = sorted(float(alpha) for alpha in alphas), head.alpha, []
+    if not alphas:
         raise ValueError("alphas must hold at least one candidate, got none")
-    before = head.alpha
     try:
-        scores = []
-        for alpha in sorted(alphas):
-            head.alpha = float(alpha)
-            scores.append(agreement(head, image, class_texts))
+        for head.alpha in alphas:
+            agreed.append(agreement(head, image, class_texts))
     finally:
         head.alpha = before
-    return float(sorted(alphas)[max(range(len(scores)), key=scores.__getitem__)])
+    agreed = torch.stack(agreed)
+    short = agreed[agreed.mean(1).argmax()] - agreed
+    good = (short.mean(1) <= short.std(1) / len(image) ** 0.5).nonzero()[:, 0]
+    return alphas[int(good[len(good) // 2])]
