@@ -142,3 +142,43 @@ def test_probes_are_scikit_learns_logistic_regression():
     for bad, message in (({}, "at least one factor"), ({"a": torch.ones(3)}, "'a'"), ({"b": -factors["b"]}, "'b'")):
         with pytest.raises(ValueError, match=message):
             evaluate.probes(x, bad)
+
+
+def test_few_shot_probes_are_logistic_regression_on_unit_vectors():
+    from sklearn.linear_model import LogisticRegression
+
+    label, test_label = torch.arange(60) % 3, torch.arange(90) % 3
+    centre = 2 * randn(3, 8, seed=5)
+    kinds = torch.stack([randn(60, 8) + centre[label], randn(60, 8, seed=9)])  # one tells the classes, one does not
+    test = torch.stack([randn(90, 8, seed=1) + centre[test_label], randn(90, 8, seed=8)])
+    found = evaluate.few_shot_probe(kinds, label, test, test_label, shots=(2, 20), seeds=(0, 4, 7), strength=10.0)
+    assert found.shape == (2, 3, 2)
+    z, y = kinds[0] / kinds[0].norm(dim=1, keepdim=True), test[0] / test[0].norm(dim=1, keepdim=True)
+    model = LogisticRegression(C=10.0 / 20, fit_intercept=False, max_iter=5000, tol=1e-8).fit(z, label)
+    # with all 20 of each class every draw is the whole pool, for which scikit-learn gives the same
+    assert found[1, :, 0].tolist() == pytest.approx([model.score(y, test_label)] * 3, abs=0.012)
+    assert found[0, :, 0].mean() < found[1, 0, 0], "more shots, more accuracy"
+    assert found[1, 0, 0] > 0.8 > 0.55 > found[1, 0, 1], "kinds are told apart"
+    alone = evaluate.few_shot_probe(kinds[:1], label, test[:1], test_label, shots=(2,), seeds=(4,), strength=10.0)
+    assert float(alone) == pytest.approx(float(found[0, 1, 0]), abs=0.025), "a stack changes nothing"
+    scaled = evaluate.few_shot_probe(100 * kinds, label, test / 7, test_label, shots=(2,), seeds=(0,), strength=10.0)
+    assert torch.allclose(scaled[0], found[0, :1], atol=0.025)
+    arguments = kinds, label, test, test_label
+    for place, bad, message in (
+        (0, kinds[0], "pool must be a tensor"),
+        (1, label[:5], "pool_label must be"),
+        (1, label.double(), "pool_label must be an integer"),
+        (2, test[:1], "the same kinds"),
+        (3, test_label[:5], "test_label must be"),
+        (0, kinds * math.nan, "pool must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate.few_shot_probe(*arguments[:place], bad, *arguments[place + 1 :], shots=(2,))
+    for options, message in (
+        ({"shots": (21,)}, "21 examples of every class, got 20"),
+        ({"shots": ()}, "shots must be positive"),
+        ({"shots": (0,)}, "shots must be positive"),
+        ({"shots": (2,), "strength": 0.0}, "strength must be above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate.few_shot_probe(*arguments, **options)

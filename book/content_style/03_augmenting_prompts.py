@@ -572,7 +572,7 @@ def loudness(image, values):
     return 100 * float(between / z.square().sum())
 
 
-scenes = world.sample(1024, seed=60_000 + seed)
+scenes = world.sample(min(n_images, 1024), seed=60_000 + seed)
 image = embed(scenes)
 loud, strength = {}, trained[0].alpha
 for alpha in (0.0, strength, 1.0):
@@ -602,14 +602,15 @@ for factor in ("object", "color", "medium"):
 # between clouds.
 
 # %% tags=["hide-input"]
-few = world.sample(60 * 6, seed=seed + 7, object=torch.arange(6).repeat(60))
+per = max(6, min(60, n_images // 30))
+few = world.sample(6 * per, seed=seed + 7, object=torch.arange(6).repeat(per))
 image = embed(few)
 pictures, labels, layout = [], [], "pca"
 for alpha in (0.0, 0.2, strength, 1.0):
     trained[0].alpha = alpha
     with torch.no_grad():
         z = unit(trained[0](image)).numpy()
-    layout = TSNE(init=layout, perplexity=25, max_iter=300, random_state=0).fit_transform(z)
+    layout = TSNE(init=layout, perplexity=min(25, per), max_iter=300, random_state=0).fit_transform(z)
     figure, axis = plt.subplots(figsize=(5.6, 4.4))
     for k in range(6):
         xy = layout[(few.object == k).numpy()]

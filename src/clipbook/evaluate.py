@@ -183,3 +183,87 @@ def probes(features: Tensor, factors: Mapping[str, Tensor], *, seed: int = 0) ->
         answers = [z.argmax(1) for z in logits(x[half:])]
     right = [float((a == y[half:]).double().mean()) for a, y in zip(answers, labels, strict=True)]
     return dict(zip(factors, right, strict=True))
+
+
+def few_shot_probe(
+    pool: Tensor,
+    pool_label: Tensor,
+    test: Tensor,
+    test_label: Tensor,
+    *,
+    shots: Sequence[int] = (1, 4, 8, 16, 32),
+    seeds: Sequence[int] = (0, 1, 2),
+    strength: float = 100.0,
+) -> Tensor:
+    """Accuracy of a linear probe on a few labelled examples of each class, for several kinds of features at once.
+
+    Multinomial logistic regression on unit vectors, without a bias, fitted to its optimum with L-BFGS; all seeds and
+    kinds of a number of shots are one problem to the solver, so that they take the time of one. A seed draws the same
+    examples for every kind, and more shots keep the fewer.
+
+    Args:
+        pool: labelled features to draw from, kinds by rows, (k, n, d): the same rows in every kind; normalised here.
+        pool_label: int64 (n,) in 0..c-1.
+        test: other features of the same kinds, (k, m, d); normalised here. test_label: int64 (m,) in 0..c-1.
+        shots: examples per class, >= 1.
+        seeds: of the draw.
+        strength: of the fit against the penalty |W|^2 / 2, as scikit-learn's C, times the number of examples of a
+            class: the same for every number of shots; > 0.
+
+    Returns: accuracies in [0, 1], (shots, seeds, k), float64. Raises ValueError for mismatched shapes, non-finite
+    features, fewer than max(shots) examples of a class.
+    Source: Radford et al. 2021 (arXiv 2103.00020), sec. 3.1.2. Defined in {ref}`strength-and-robustness`.
+    """
+    for name, x, label in (("pool", pool, pool_label), ("test", test, test_label)):
+        if not isinstance(x, Tensor) or x.ndim != 3 or 0 in x.shape:
+            raise ValueError(f"{name} must be a tensor (kinds, n, d), got {tuple(getattr(x, 'shape', ()))}")
+        check_features(1, **{name: x.flatten(0, 1)})
+        if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != x.shape[1:2]:
+            got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+            raise ValueError(f"{name}_label must be an integer tensor ({x.shape[1]},), got {got}")
+    if pool.shape[0] != test.shape[0] or pool.shape[2] != test.shape[2]:
+        got = f"{tuple(pool.shape)} and {tuple(test.shape)}"
+        raise ValueError(f"pool and test must have the same kinds and width, got {got}")
+    shots, seeds = [int(k) for k in shots], list(seeds)
+    if not shots or min(shots) < 1 or not seeds:
+        raise ValueError(f"shots must be positive ints and seeds at least one, got {shots} and {seeds}")
+    if not strength > 0:
+        raise ValueError(f"strength must be above 0, got {strength!r}")
+    counts = pool_label.bincount()
+    if int(counts.min()) < max(shots):
+        raise ValueError(f"pool must hold {max(shots)} examples of every class, got {int(counts.min())} of the rarest")
+    classes, kinds = len(counts), len(pool)
+    x, z = unit(pool.detach()), unit(test.detach())
+    order = []  # per seed: rows of the pool, (c, max(shots)), in random order within each class
+    for seed in seeds:
+        shuffled = torch.randperm(len(pool_label), generator=torch.Generator().manual_seed(seed))
+        by_class = shuffled[pool_label[shuffled].argsort(stable=True)]
+        first = counts.cumsum(0) - counts
+        order.append(by_class[first[:, None] + torch.arange(max(shots))])
+    order, results = torch.stack(order), []
+    for k in shots:
+        rows = order[:, :, :k].flatten(1)  # (seeds, c * k)
+        drawn = x[:, rows].flatten(0, 1)  # (kinds * seeds, c * k, d)
+        label = torch.arange(classes).repeat_interleave(k).expand(len(drawn), -1)
+        weight = _probe_weights(drawn, label, classes, strength / k)
+        with torch.no_grad():
+            answer = (z[:, None] @ weight.view(kinds, len(seeds), *weight.shape[1:])).argmax(-1)
+        results.append((answer == test_label).double().mean(-1).T)
+    return torch.stack(results)
+
+
+def _probe_weights(x: Tensor, label: Tensor, classes: int, strength: float) -> Tensor:
+    """Logistic regressions side by side: x (p, n, d), label (p, n) -> weights (p, d, classes)."""
+    weight = torch.zeros(len(x), x.shape[-1], classes, dtype=x.dtype, requires_grad=True)
+    solver = torch.optim.LBFGS([weight], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = strength * F.cross_entropy((x @ weight).mT, label, reduction="sum") + weight.square().sum() / 2
+        loss = loss / (strength * label.shape[1])
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        solver.step(closure)
+    return weight.detach()
