@@ -12,7 +12,15 @@
 # ---
 
 # %% tags=["colab", "remove-cell"]
-# filled in by make sync
+# On Colab: install the package. Anywhere else it is already installed.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("clipbook") is None:
+    source = "git+https://github.com/contrastive-book/contrastive-book"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", source]
+    subprocess.run(command, check=True)
 
 # %% [markdown]
 # (augmented-prompts)=
@@ -331,6 +339,7 @@ def measure(head, test, wording):
     return found | {"NC": np.mean(nc)} | spread
 
 
+# %%
 def sweep(trained):
     """`measure` for every alpha and seed: {name: (seeds, alphas)}."""
     table = []
@@ -430,15 +439,9 @@ for i, (name, values) in enumerate(shown.items()):
     axis.fill_between(place, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
     spot = place[-3], mean[-3]
     axis.annotate(name, spot, (8, 8), color=color, **note)
-axis.axvline(np.sqrt(np.mean(chosen)), color=plots.QUIET, linestyle=":")
-axis.annotate(
-    "chosen",
-    (np.sqrt(np.mean(chosen)), 1),
-    (4, -10),
-    xycoords=("data", "axes fraction"),
-    color=plots.QUIET,
-    **note,
-)
+middle = np.sqrt(np.mean(chosen))
+axis.axvline(middle, color=plots.QUIET, linestyle=":")
+axis.annotate("chosen", (middle, values.min()), (4, 0), color=plots.QUIET, **note)
 axis.set_xticks(np.sqrt(ticks), ticks)
 axis.set(xlabel="strength alpha (square-root scale)", ylabel="%")
 plt.show()
@@ -601,29 +604,37 @@ for factor in ("object", "color", "medium"):
 # model to the head. Colours of the dots are six objects; the shape of each cloud is all that counts, not distances
 # between clouds.
 
+
 # %% tags=["hide-input"]
-per = max(6, min(60, n_images // 30))
-few = world.sample(6 * per, seed=seed + 7, object=torch.arange(6).repeat(per))
-image = embed(few)
-pictures, labels, layout = [], [], "pca"
-for alpha in (0.0, 0.2, strength, 1.0):
-    trained[0].alpha = alpha
-    with torch.no_grad():
-        z = unit(trained[0](image)).numpy()
-    layout = TSNE(init=layout, perplexity=min(25, per), max_iter=300, random_state=0).fit_transform(z)
+def map_of(layout, objects):
+    """A dot a picture, a colour and a shape an object."""
     figure, axis = plt.subplots(figsize=(5.6, 4.4))
-    for k in range(6):
-        xy = layout[(few.object == k).numpy()]
-        color = (*plots.PALETTE, "#8a8a8a")[k]
+    for k, color in enumerate((*plots.PALETTE, "#8a8a8a")):
+        xy = layout[(objects == k).numpy()]
         axis.scatter(*xy.T, s=14, color=color, marker="osD^vP"[k])
-        axis.annotate(world.OBJECTS[k], np.median(xy, 0), (0, 0), ha="center", weight="bold", **note)
+        name = {"ha": "center", "weight": "bold"} | note
+        axis.annotate(world.OBJECTS[k], np.median(xy, 0), (0, 0), **name)
     axis.set(xticks=[], yticks=[])
     plt.close(figure)
-    pictures.append(figure)
-    labels.append("0 (frozen)" if alpha == 0 else f"{alpha:g}")
-    layout = 1e-4 * layout / layout.std()
+    return figure
+
+
+per = max(6, min(60, n_images // 30))  # pictures of an object
+few = world.sample(6 * per, seed=seed + 7, object=torch.arange(6).repeat(per))
+
+# %% tags=["hide-input"]
+image, pictures, layout = embed(few), [], "pca"
+shown = (0.0, 0.2, strength, 1.0)
+for trained[0].alpha in shown:
+    with torch.no_grad():
+        z = unit(trained[0](image)).numpy()
+    settings = {"perplexity": min(25, per), "max_iter": 300, "random_state": 0}
+    layout = TSNE(init=layout, **settings).fit_transform(z)
+    pictures.append(map_of(layout, few.object))
+    layout = 1e-4 * layout / layout.std()  # where the next one starts
 trained[0].alpha = strength
-alt = "t-SNE of pictures of six objects: scattered in several islands each for the frozen model, fewer and tighter with the head."
+labels = ["0 (frozen)", *(f"{alpha:g}" for alpha in shown[1:])]
+alt = "t-SNE of pictures of six objects: several islands each for the frozen model, fewer and tighter with the head"
 widgets.frames(pictures, labels, name="alpha", alt=alt)
 
 # %% [markdown]
@@ -799,7 +810,9 @@ for head.alpha in (0.0, 0.1, 0.2, 0.4, 1.0):
 # - The strength can be chosen without labels, by asking wordings to agree.
 # - Style is turned down, not removed: cosines see less of it, linear probes still find it.
 #
-# **Further reading.** {cite:t}`cai2024clap` for the method and its ablations; {cite:t}`vonkugelgen2021content` for the theory;
+# ## Further reading
+#
+# {cite:t}`cai2024clap` for the method and its ablations; {cite:t}`vonkugelgen2021content` for the theory;
 # {cite:t}`chen2020simclr` for NT-Xent; {cite:t}`zhou2022coop` for learning the prompt instead of a head.
 
 # %% tags=["remove-cell"]
