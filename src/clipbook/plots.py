@@ -332,6 +332,7 @@ def curves(x, series: Mapping[str, Sequence], *, xlabel: str, ylabel: str, chanc
 
 def _label_ends(axis, x_end: float, ends) -> None:
     """Names beside the lines' last points, pushed apart so that none covers another."""
+    axis.autoscale_view()  # otherwise the limits, and with them the distances on paper, are not known yet
     points = [axis.transData.transform((x_end, y))[1] * 72 / axis.figure.dpi for y, _, _ in ends]
     order = np.argsort(points)
     shifted = np.array(points)
