@@ -23,9 +23,6 @@ if importlib.util.find_spec("clipbook") is None:
     subprocess.run(command, check=True)
 
 # %% [markdown]
-# (zero-shot)=
-# # Zero-shot classification
-# %% [markdown]
 # (augmenting-images)=
 # # Augmenting images
 #
