@@ -152,6 +152,7 @@ def violations(path: Path) -> list[str]:
 
     first = next(source for kind, source, _ in cells if kind == "markdown")
     demand(re.match(r"\([\w-]+\)=\n# \S", first), "the first text is a label and a title")
+    demand(len(re.findall(r"(?m)^# \S", prose)) == 1, "one title")
     objectives = re.search(r":::\{admonition\} Objectives\n(.*?)\n:::", prose, re.S)
     demand(objectives and 3 <= len(re.findall(r"(?m)^- ", objectives[1])) <= 5, "Objectives: an admonition of 3 to 5")
     demand(re.search(r"(?i)^\|.*symbol.*\|.*code.*\|", prose, re.M), "a table of symbol and code name")
