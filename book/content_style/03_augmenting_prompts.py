@@ -108,6 +108,7 @@ classes = list(datasets.load(dataset, n=64).classes)
 example = "umbrella" if "umbrella" in classes else classes[0]
 strong = dict.fromkeys(("style", "type", "size", "color"), 0.8) | {"swap": 0.5}
 plain, edited = prompts.views(example, 5, augmentations=strong, seed=seed)
+pd.set_option("display.max_colwidth", None)
 pd.DataFrame({"prompt": plain, "augmented prompt": edited})
 
 # %% [markdown]
@@ -206,8 +207,8 @@ put("zero_front", rows["4 tokens, zero"]["front"])
 put("noise_front", rows["4 tokens, random, std 0.02"]["front"])
 
 # %% [markdown]
-# Four tokens in front cost {glue:text}`clap_bare:.1f` − {glue:text}`clap_noise_front:.1f` points; four *zero* vectors
-# already bring it to {glue:text}`clap_zero_front:.1f`. So most of the damage is not the noise. It is the place: the class
+# Four tokens in front take the accuracy from {glue:text}`clap_bare:.1f` to {glue:text}`clap_noise_front:.1f`%; four *zero*
+# vectors already bring it to {glue:text}`clap_zero_front:.1f`. So most of the damage is not the noise. It is the place: the class
 # name has been pushed four positions on, where the tower has rarely read it. "Noise robustness" is, to a large part,
 # robustness to position. Keep this in mind for the end of the chapter.
 #
@@ -806,7 +807,7 @@ for head.alpha in (0.0, 0.1, 0.2, 0.4, 1.0):
 #
 # - Style can be edited out of sentences exactly, at the price of a string operation.
 # - CLAP trains a residual head to ignore such edits, on text alone; encoding once makes that a matter of seconds.
-# - On pictures a little of it helps, everywhere and for every wording; a lot of it hurts, because pictures lie elsewhere.
+# - On pictures a little of it helps, for every wording and in nearly every medium; a lot of it hurts, because pictures lie elsewhere.
 # - The strength can be chosen without labels, by asking wordings to agree.
 # - Style is turned down, not removed: cosines see less of it, linear probes still find it.
 #
