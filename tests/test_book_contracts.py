@@ -245,6 +245,16 @@ def test_what_the_executed_chapter_shows(path: Path, built_book: Path):
             )
 
 
+@pytest.mark.built
+def test_numbers_in_the_prose_are_rounded(built_book: Path):
+    found = {}
+    for page in built_book.rglob("*.html"):
+        numbers = re.findall(r'class="pasted-text">([^<]*)<', page.read_text(encoding="utf-8"))
+        if raw := [number for number in numbers if re.search(r"\.\d{5}", number)]:
+            found[page.name] = raw
+    assert not found, f"glue:text without a format: {found}"
+
+
 # Pages
 
 

@@ -533,8 +533,8 @@ plt.show()
 # %% tags=["remove-cell"]
 if probing:
     for where, key in (("same medium", "same"), ("other media", "other")):
-        put(f"shot_1_{key}", extra[where][0].mean())
-        put(f"shot_n_{key}", extra[where][-1].mean())
+        put(f"shot_1_{key}", f"{extra[where][0].mean():.1f}")
+        put(f"shot_n_{key}", f"{extra[where][-1].mean():.1f}")
 else:
     for key in ("shot_1_same", "shot_n_same", "shot_1_other", "shot_n_other"):
         put(key, "(not measured)")
