@@ -62,6 +62,7 @@ from myst_nb import glue
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from threadpoolctl import threadpool_limits
 from torch.nn.functional import avg_pool2d
 
 # %%
@@ -522,7 +523,8 @@ plots.image_grid(world.render(scenes[wrong]), titles, columns=6)
 def probe(x, y):
     """The same linear probe, kept for use on other scenes."""
     regression = LogisticRegression(max_iter=1000)
-    return make_pipeline(StandardScaler(), regression).fit(unit(x), y)
+    with threadpool_limits(1):  # so small that threads would only wait
+        return make_pipeline(StandardScaler(), regression).fit(unit(x), y)
 
 
 def transfer(who, what, train, test):
