@@ -175,7 +175,9 @@ def test_bad_input_names_the_argument():
 def test_short_texts_are_encoded_short_and_exactly(name):
     """Padding is left out of the computation, noise tokens included, and the tower is as it was afterwards."""
     backbone = backbones.load(name, "cpu")
-    texts = ["a cat", "an impressionistic photograph of a normal sized multicolored umbrella"]
+    texts = ["a cat", "an impressionistic photograph of a normal sized multicolored umbrella!~a"]
+    tokens = backbone.tokenizer(texts)[1]
+    assert (tokens[: tokens.argmax()] == 0).any(), "the id of padding is also that of an exclamation mark"
     seen = []
     handle = backbone.model.token_embedding.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
     found = backbone.embed_texts(texts)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 ASSETS = Path(__file__).parent / "assets"
 VOCABULARY = "vocabulary.txt.gz"  # beside the weights of models with a vocabulary of their own
-_POSITIONS = ("front", "middle", "end")
+POSITIONS = ("front", "middle", "end")
 
 
 def shipped() -> list[str]:
@@ -112,8 +112,8 @@ class Backbone:
         """
         if isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 0:
             raise ValueError(f"n_tokens must be an int of at least 0, got {n_tokens!r}")
-        if position not in _POSITIONS:
-            raise ValueError(f"position must be one of {_POSITIONS}, got {position!r}")
+        if position not in POSITIONS:
+            raise ValueError(f"position must be one of {POSITIONS}, got {position!r}")
         if not 0 <= std < float("inf"):
             raise ValueError(f"std must be finite and at least 0, got {std!r}")
         tokens = self._tokens(texts)
@@ -150,7 +150,7 @@ class Backbone:
     @torch.no_grad()
     def _encode(self, tokens: Tensor, batch_size: int, noisy: Tensor | None = None, noise: Tensor | None = None):
         out = []
-        length = int((tokens != 0).sum(1).max())
+        length = int(tokens.argmax(1).max()) + 1  # up to the end token, which has the highest id
         with self._context(length) as length:
             tokens = tokens[:, :length]
             for index in _progress(torch.arange(len(tokens)).split(batch_size), "texts", len(tokens), batch_size):

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from . import evaluate, heads, losses, prompts, training
-from .backbones import Backbone
-
-POSITIONS = ("front", "middle", "end")
+from .backbones import POSITIONS, Backbone
 
 
 @dataclass(frozen=True)
