@@ -19,6 +19,12 @@ CONVENTIONS = ("normalise-mean-normalise", "mean-normalise", "mean")
 _BLOCK = 4_000_000  # cosines that exist at a time
 
 
+def _check_labels(name: str, label: Tensor, n: int) -> None:
+    if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != (n,):
+        got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+        raise ValueError(f"{name} must be an integer tensor ({n},), got {got}")
+
+
 def class_text(text: Tensor, convention: str = "normalise-mean-normalise") -> Tensor:
     """One vector per class from several prompts per class: a prompt ensemble.
 
@@ -77,9 +83,7 @@ def zero_shot(image: Tensor, class_text: Tensor, label: Tensor, keep_length: boo
     features. Source: Radford et al. 2021 (arXiv 2103.00020), sec. 3.1. Defined in {ref}`zero-shot`.
     """
     predicted = predict(image, class_text, keep_length)
-    if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != (len(image),):
-        got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
-        raise ValueError(f"label must be an integer tensor ({len(image)},), got {got}")
+    _check_labels("label", label, len(image))
     if int(label.min()) < 0 or int(label.max()) >= len(class_text):
         raise ValueError(
             f"label must be in 0..{len(class_text) - 1} (rows of class_text), "
@@ -151,9 +155,7 @@ def probes(features: Tensor, factors: Mapping[str, Tensor], *, seed: int = 0) ->
     if not factors:
         raise ValueError("factors must hold at least one factor, got none")
     for name, label in factors.items():
-        if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != (len(features),):
-            got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
-            raise ValueError(f"factors[{name!r}] must be an integer tensor ({len(features)},), got {got}")
+        _check_labels(f"factors[{name!r}]", label, len(features))
         if int(label.min()) < 0:
             raise ValueError(f"factors[{name!r}] must be at least 0, got {int(label.min())}")
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed)).to(features.device)
@@ -218,9 +220,7 @@ def few_shot_probe(
         if not isinstance(x, Tensor) or x.ndim != 3 or 0 in x.shape:
             raise ValueError(f"{name} must be a tensor (kinds, n, d), got {tuple(getattr(x, 'shape', ()))}")
         check_features(1, **{name: x.flatten(0, 1)})
-        if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != x.shape[1:2]:
-            got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
-            raise ValueError(f"{name}_label must be an integer tensor ({x.shape[1]},), got {got}")
+        _check_labels(f"{name}_label", label, x.shape[1])
     if pool.shape[0] != test.shape[0] or pool.shape[2] != test.shape[2]:
         got = f"{tuple(pool.shape)} and {tuple(test.shape)}"
         raise ValueError(f"pool and test must have the same kinds and width, got {got}")
