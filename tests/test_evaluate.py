@@ -78,6 +78,25 @@ def test_retrieval_gives_collapsed_and_duplicate_features_no_credit():
     assert retrieval(noisy, noisy, (1,))["i2t@1"] == 0
 
 
+def test_mixed_rank_is_the_loop_over_one_index_of_both_modalities(monkeypatch):
+    g = torch.Generator().manual_seed(3)
+    text = torch.randn(23, 6, generator=g)
+    image = text + torch.randn(23, 6, generator=g)
+    x, y = (z.double() / z.double().norm(dim=1, keepdim=True) for z in (image, text))
+    slow = []
+    for i in range(23):
+        index = torch.cat([x, y[:i], y[i + 1 :]]) @ y[i]
+        slow.append(int((index >= x[i] @ y[i] - 1e-6).sum()))
+    for limit in (10**6, 70):
+        monkeypatch.setattr(evaluate, "_BLOCK", limit)
+        assert evaluate.mixed_rank(image, text).tolist() == slow
+    apart = torch.cat([torch.ones(23, 1), torch.zeros(23, 1)], 1) * 50  # each modality far out on its own side
+    ranks = evaluate.mixed_rank(torch.cat([image, apart], 1), torch.cat([text, apart.flip(1)], 1))
+    assert int(ranks.min()) > 22  # every text comes before any image
+    same = torch.ones(5, 3)
+    assert evaluate.mixed_rank(same, same).tolist() == [9] * 5  # 5 images and 4 other texts, all as near
+
+
 def test_binding_counts_a_tie_as_one_half():
     image = torch.eye(4)
     true, false = torch.eye(4), torch.eye(4).roll(1, 0)

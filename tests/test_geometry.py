@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from clipbook.geometry import centre, gap_report, modality_gap
+from clipbook.geometry import centre, conformity, gap_report, modality_gap, shift
 from clipbook.losses import alignment, uniformity
 
 KEYS = [
@@ -156,3 +156,33 @@ def test_real_clip_features_give_the_known_numbers():
     }  # fmt: skip
     assert {k: round(v, 4) for k, v in report.items()} == known
     assert modality_gap(*centre(*features)) < 0.05
+
+
+def test_shift_moves_along_the_gap_and_nothing_else():
+    image, text = cones()
+    x, y = (z.double() / z.double().norm(dim=1, keepdim=True) for z in (image, text))
+    same = shift(image, text, 0.0)
+    assert torch.allclose(same[0].double(), x, atol=1e-6) and torch.allclose(same[1].double(), y, atol=1e-6)
+    gap = modality_gap(x, y)
+    gaps = [modality_gap(*shift(x, y, delta)) for delta in (-gap, 0, gap / 2, gap)]
+    assert gaps == sorted(gaps, reverse=True) and gaps[-1] < 0.5 * gap
+    # before the last step the difference of the means is gap - delta: undo that step on a known direction
+    direction = (x.mean(0) - y.mean(0)) / gap
+    moved, _ = shift(x, y, 0.3)
+    residual = moved - (moved * x).sum(1, keepdim=True) * x  # the part off x lies along the gap's own part off x
+    expected = direction - (x @ direction)[:, None] * x
+    cosine = (residual * expected).sum(1) / residual.norm(dim=1) / expected.norm(dim=1)
+    assert torch.allclose(cosine, -torch.ones_like(cosine), atol=1e-6)
+    for bad, message in ((math.nan, "delta must be finite"), (math.inf, "delta must be finite")):
+        with pytest.raises(ValueError, match=message):
+            shift(image, text, bad)
+    with pytest.raises(ValueError, match="image and text must have different means"):
+        shift(image, image, 0.1)
+
+
+def test_conformity_is_the_mean_cosine_with_the_others():
+    image, _ = cones(n=30)
+    x = image.double() / image.double().norm(dim=1, keepdim=True)
+    slow = [float(sum(x[i] @ x[j] for j in range(30) if j != i) / 29) for i in range(30)]
+    assert conformity(image).tolist() == pytest.approx(slow, abs=1e-12)
+    assert float(conformity(image).mean()) == pytest.approx(gap_report(image, image)["image_cosine"], abs=1e-12)

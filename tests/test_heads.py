@@ -73,6 +73,43 @@ def test_modules_train_side_by_side_as_if_alone():
     assert torch.allclose(plain.weight, together[0].weight, atol=1e-5), "it is Adam, no more"
 
 
+def test_two_towers_train_side_by_side_and_their_scale_is_learned():
+    g = torch.Generator().manual_seed(0)
+    image, text = torch.randn(64, 10, generator=g), torch.randn(64, 7, generator=g)
+
+    def towers(seed, scale):
+        torch.manual_seed(seed)
+        return heads.TwoTowers(10, 7, 5, hidden=(16,), scale=scale)
+
+    def loss(apply, step):
+        x, y, scale = apply(image.expand(k, -1, -1), text.expand(k, -1, -1))
+        return losses.clip_loss(x, y, scale)
+
+    together = [towers(0, 5.0), towers(1, 20.0)]
+    k = 2
+    history = training.fit(together, loss, 30, learning_rate=1e-2)
+    assert (history[-1] < 0.7 * history[0]).all()
+    for index, (seed, scale) in enumerate(((0, 5.0), (1, 20.0))):
+        alone, k = towers(seed, scale), 1
+        assert float(alone(image, text)[2]) == pytest.approx(scale, rel=1e-5)
+        training.fit([alone], loss, 30, learning_rate=1e-2)
+        for one, other in zip(alone(image, text), together[index](image, text), strict=True):
+            assert torch.allclose(one, other, atol=1e-4)
+        assert abs(float(alone(image, text)[2]) - scale) > 1e-2
+    linear = heads.TwoTowers(10, 7, 5)  # no hidden layer: a projection each
+    assert torch.allclose(
+        linear(2 * image, text)[0] - linear(image, text)[0], image @ linear.image[0].weight.T, atol=1e-5
+    )
+    for arguments, message in (
+        ({"hidden": (0,)}, "hidden must be a positive int, got 0"),
+        ({"scale": 0.0}, "scale must be finite and above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            heads.TwoTowers(10, 7, 5, **arguments)
+    with pytest.raises(ValueError, match=r"text must be \(\.\.\., 7\), got \(64, 10\)"):
+        linear(image, image)
+
+
 def test_a_module_that_stops_early_keeps_its_best():
     """The loss falls for one module; for the other it is constant: the second must stop after its patience."""
     x = torch.randn(2, 10, 6)

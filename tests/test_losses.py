@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipbook import losses
-from clipbook.losses import alignment, clip_loss, cross_uniformity, uniformity
+from clipbook.losses import alignment, clip_loss, cross_uniformity, cua_loss, cuaxu_loss, uniformity
 
 
 def pair(n=7, d=5, seed=0, dtype=torch.float64):
@@ -75,6 +75,23 @@ def test_uniformities_in_blocks_agree_in_value_and_gradient(monkeypatch, block):
         assert torch.allclose(one, other, atol=1e-12)
 
 
+def test_closing_losses_are_the_objective_and_its_named_terms_and_stacks_are_batches_side_by_side(monkeypatch):
+    batches = [pair(seed=seed) for seed in range(3)]
+    scale = torch.tensor([5.0, 20.0, 80.0], dtype=torch.float64)
+    image, text = (torch.stack(z) for z in zip(*batches, strict=True))
+    for (x, y), s in zip(batches, scale, strict=True):
+        added = (uniformity(x) + uniformity(y)) / 2 + alignment(x, y)
+        assert torch.allclose(cua_loss(x, y, s), clip_loss(x, y, s) + added, atol=1e-12)
+        assert torch.allclose(cuaxu_loss(x, y, s), cua_loss(x, y, s) + cross_uniformity(x, y), atol=1e-12)
+    monkeypatch.setattr(losses, "_BLOCK", 50)  # 2 rows of all three batches at a time
+    for loss in (clip_loss, cua_loss, cuaxu_loss):
+        alone = torch.stack([loss(x, y, s) for (x, y), s in zip(batches, scale, strict=True)])
+        assert torch.allclose(loss(image, text, scale), alone, atol=1e-12)
+    # equal pairs, spread evenly: the two added terms are as small as they get, and only then is the gap closed by force
+    basis = torch.eye(4, dtype=torch.float64)
+    assert float(cua_loss(basis, basis, 1.0) - clip_loss(basis, basis, 1.0)) == pytest.approx(-4.0)  # -t d^2 = -2 * 2
+
+
 def test_gradients_are_right_and_reach_a_learned_scale():
     image, text = (z.requires_grad_() for z in pair(n=4, d=3))
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
@@ -103,9 +120,10 @@ def test_bad_input_names_the_argument():
     cases = [
         (lambda: clip_loss(x, y[:5], 1.0), r"image and text .*matching shapes.*\(7, 5\).*\(5, 5\)"),
         (lambda: clip_loss(x, y[:, :4], 1.0), "image and text"),
-        (lambda: clip_loss(x[0], y[0], 1.0), r"image must be a floating-point tensor \(n, d\), got .*\(5,\)"),
+        (lambda: clip_loss(x[0], y[0], 1.0), r"image must be a tensor \(\.\.\., n, d\), got \(5,\)"),
         (lambda: clip_loss(x.long(), y, 1.0), "image must be a floating"),
         (lambda: clip_loss(x.numpy(), y, 1.0), "image must be .* got ndarray"),
+        (lambda: clip_loss(x, y, torch.tensor([2.0, math.inf])), "scale must be finite"),
         (lambda: clip_loss(x, nan, 1.0), "text must be finite, got NaN or infinity in row 3"),
         (lambda: clip_loss(x, y / 0, 1.0), "text must be finite"),
         (lambda: clip_loss(x[:1], y[:1], 1.0), "image must have at least 2 rows, got 1"),

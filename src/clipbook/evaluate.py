@@ -122,6 +122,28 @@ def retrieval(image: Tensor, text: Tensor, ks: Sequence[int] = (1, 5, 10)) -> di
     return {f"{way}@{k}": float((rank[way] <= k).double().mean()) for k in ks for way in ("i2t", "t2i")}
 
 
+def mixed_rank(image: Tensor, text: Tensor) -> Tensor:
+    """Where the right image comes when a text searches an index that holds images and texts alike.
+
+    The index is all images and all texts but the query itself. With a modality gap every text is nearer than any
+    image, and the right image comes after all of them, however well images alone are found.
+
+    Args: image, text: matched rows, (n, d); normalised here; text i searches image i.
+
+    Returns: int64 (n,), 1 is best and 2n - 1 worst; ties count against. Raises ValueError for mismatched shapes,
+    non-finite features. Memory grows with n, not n^2. Defined in {ref}`measuring-the-gap`.
+    """
+    check_features(1, image=image, text=text)
+    x, y = unit(image.double()), unit(text.double())
+    bar, ranks, start = (x * y).sum(1) - TIE, [], 0
+    for rows in y.split(max(1, _BLOCK // len(x))):
+        mine = bar[start : start + len(rows), None]
+        images, texts = (rows @ x.T >= mine).sum(1), (rows @ y.T >= mine).sum(1)
+        ranks.append(images + texts - 1)  # the query itself is always among the texts
+        start += len(rows)
+    return torch.cat(ranks)
+
+
 def binding(image: Tensor, true_text: Tensor, false_text: Tensor) -> float:
     """Share of scenes whose own caption scores higher than a false one; a tie counts one half.
 

@@ -1,10 +1,12 @@
 """Where the two modalities lie on the sphere, and how to move them. Tensors in, numbers or tensors out.
 
 Everything is computed in float64 after re-normalising: the gap is a difference of near-constant means,
-and features on disk are often only unit to three digits. Defined in {ref}`measuring-the-gap`.
+and features on disk are often only unit to three digits. `centre` and `shift` move features; the rest measures.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -122,3 +124,39 @@ def centre(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     x, y = _unit64(2, False, image=image, text=text)
     x, y = (unit(z - z.mean(0)) for z in (x, y))
     return x.to(image.dtype), y.to(text.dtype)
+
+
+def shift(image: Tensor, text: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """Move the two modalities towards each other along the gap, and see what changes.
+
+    Every unit image moves by -delta / 2, every unit text by +delta / 2 along the unit vector from the mean text to
+    the mean image; then all are made unit again. 0 changes nothing; a delta of the gap's own length makes the means
+    meet before the last step, and not quite after it; a negative one widens the gap.
+
+    Args: image (n, d), text (m, d); matched or not; normalised here. delta: a length; finite.
+
+    Returns: the two moved modalities, unit rows, in the dtype they came in. Raises ValueError as `modality_gap`,
+    for a delta that is not finite, and where the means coincide, so that there is no direction to move along.
+    Source: Liang et al. 2022 (arXiv 2203.02053), sec. 4.2. Defined in {ref}`closing-the-gap`.
+    """
+    x, y = _unit64(1, False, image=image, text=text)
+    if not math.isfinite(delta):
+        raise ValueError(f"delta must be finite, got {delta!r}")
+    gap = x.mean(0) - y.mean(0)
+    if not float(gap.norm()) > 1e-12:
+        raise ValueError("image and text must have different means, got none: there is no gap to shift along")
+    step = delta / 2 * unit(gap)
+    return unit(x - step).to(image.dtype), unit(y + step).to(text.dtype)
+
+
+def conformity(x: Tensor) -> Tensor:
+    """How usual each vector is among its own kind: the mean of its cosine with all the others.
+
+    Args: x: rows, (n, d), n >= 2; normalised here.
+
+    Returns: (n,) float64 in [-1, 1]. Nearly linear in the cosine with the mean vector, which is quicker to have for
+    a vector that is new. Raises ValueError for non-finite or zero rows.
+    Source: Levi & Gilboa 2024 (arXiv 2411.14517). Defined in {ref}`measuring-the-gap`.
+    """
+    (u,) = _unit64(2, True, x=x)
+    return (u @ u.sum(0) - 1) / (len(u) - 1)

@@ -1,7 +1,9 @@
 """Every objective of the book, a function each. All take un-normalised features and normalise inside.
 
 Reading order: `unit` and `check_features`, which everything shares; `clip_loss`, the objective; `nt_xent` and
-`clap_loss`, for views of one kind; then the two properties that they trade, `alignment` and `uniformity`.
+`clap_loss`, for views of one kind; then the two properties that they trade, `alignment` and `uniformity`, and
+`cua_loss` and `cuaxu_loss`, which add them to the objective. Where a docstring says "stacks", leading dimensions
+hold batches side by side, of several seeds or settings, and the result has a value for each.
 """
 
 from __future__ import annotations
@@ -44,9 +46,17 @@ def check_features(n_min: int = 1, same_shape: bool = True, **features: Tensor) 
 
 
 def _check_positive(name: str, value: float | Tensor) -> None:
-    number = float(value.detach() if isinstance(value, Tensor) else value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and above 0, got {number:g}")
+    numbers = torch.as_tensor(value, dtype=torch.float64).detach()
+    if not bool((numbers.isfinite() & (numbers > 0)).all()):
+        raise ValueError(f"{name} must be finite and above 0, got {float(numbers.min()):g}")
+
+
+def _per_batch(name: str, value: float | Tensor, like: Tensor) -> Tensor:
+    """A positive number, or one for each of a stack's batches, as (..., 1, 1) beside its logits."""
+    _check_positive(name, value)
+    if not isinstance(value, Tensor):  # a plain number takes the features' precision
+        value = torch.as_tensor(value, dtype=like.dtype)
+    return value.to(like.device)[..., None, None]
 
 
 def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
@@ -56,17 +66,19 @@ def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
     and over columns (text to image), the matched pair on the diagonal being the right class.
 
     Args:
-        image, text: matched rows, (n, d); normalised here.
-        scale: multiplies the cosines, 1 / temperature; > 0. A tensor stays in the graph: it can be learned.
+        image, text: matched rows, (n, d), or stacks of batches (..., n, d); normalised here.
+        scale: multiplies the cosines, 1 / temperature; > 0. For stacks also one for each, (...). A tensor stays
+            in the graph: it can be learned.
 
-    Returns: scalar, in nats; log n is chance. Raises ValueError unless n >= 2, shapes match, all is finite.
+    Returns: scalar, in nats, or (...) for stacks; log n is chance. Raises ValueError unless n >= 2, shapes match,
+    all is finite.
     Source: Radford et al. 2021 (arXiv 2103.00020), figure 3. Defined in {ref}`contrastive-pretraining`.
     """
-    check_features(2, image=image, text=text)
-    _check_positive("scale", scale)
-    logits = scale * unit(image) @ unit(text).T
-    label = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label)) / 2
+    _check_stacks(2, image=image, text=text)
+    x, y = unit(image), unit(text)
+    logits = _per_batch("scale", scale, x) * (x @ y.mT)
+    matched = logits.diagonal(dim1=-2, dim2=-1)
+    return ((logits.logsumexp(-1) + logits.logsumexp(-2)) / 2 - matched).mean(-1)
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float | Tensor) -> Tensor:
@@ -84,10 +96,8 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float | Tensor) -> Tensor:
     Source: Chen et al. 2020 (arXiv 2002.05709), eq. 1. Defined in {ref}`augmented-prompts`.
     """
     _check_stacks(2, a=a, b=b)
-    temperature = torch.as_tensor(temperature, device=a.device)
-    _check_positive("temperature", temperature.min())
     views = unit(torch.cat([a, b], -2))
-    logits = views @ views.mT / temperature[..., None, None]
+    logits = views @ views.mT / _per_batch("temperature", temperature, views)
     n = a.shape[-2]
     itself = torch.eye(2 * n, dtype=torch.bool, device=a.device)
     logits = logits.masked_fill(itself, -math.inf)
@@ -136,20 +146,20 @@ def _check_stacks(n_min: int, **features: Tensor) -> None:
             shapes = f"{tuple(first.shape)} and {tuple(x.shape)}"
             raise ValueError(f"{first_name} and {name} must have matching shapes, got {shapes}")
         if x.shape[-2] < n_min:
-            raise ValueError(f"{name} must have at least {n_min} rows, got {x.shape[-2]}")
+            raise ValueError(f"{name} must have at least {n_min} row{'s' * (n_min > 1)}, got {x.shape[-2]}")
     check_features(1, **{name: x.flatten(0, -2) for name, x in features.items()})
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:
     """How far apart matched unit vectors are: mean_i ||x_i - y_i||^2.
 
-    Args: x, y: matched rows, (n, d); normalised here.
+    Args: x, y: matched rows, (n, d), or stacks (..., n, d); normalised here.
 
-    Returns: scalar in [0, 4], equal to 2 - 2 * mean matched cosine. Raises ValueError unless shapes match.
+    Returns: scalar in [0, 4], or (...), equal to 2 - 2 * mean matched cosine. Raises ValueError unless shapes match.
     Source: Wang & Isola 2020 (arXiv 2005.10242), sec. 4.1. Defined in {ref}`contrastive-pretraining`.
     """
-    check_features(1, x=x, y=y)
-    return (unit(x) - unit(y)).square().sum(1).mean()
+    _check_stacks(1, x=x, y=y)
+    return (unit(x) - unit(y)).square().sum(-1).mean(-1)
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
@@ -158,21 +168,21 @@ def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     0 when all vectors coincide; the more negative, the more even.
 
     Args:
-        x: rows, (n, d); normalised here.
+        x: rows, (n, d), or stacks (..., n, d); normalised here.
         t: sharpness of the kernel; > 0.
 
-    Returns: scalar, in nats. Raises ValueError unless n >= 2. Memory grows with n, not n^2.
+    Returns: scalar, in nats, or (...). Raises ValueError unless n >= 2. Memory grows with n, not n^2.
     Source: Wang & Isola 2020 (arXiv 2005.10242), sec. 4.1. Defined in {ref}`contrastive-pretraining`.
     """
-    check_features(2, x=x)
+    _check_stacks(2, x=x)
     _check_positive("t", t)
-    u, n, size = unit(x), len(x), max(1, _BLOCK // len(x))
+    u, n, size = unit(x), x.shape[-2], _rows_at_a_time(x)
 
     def block(u: Tensor, start: int) -> Tensor:  # rows from start against all later ones
-        rows = u[start : start + size]
-        pairs = torch.ones(len(rows), n - start, dtype=torch.bool, device=u.device).triu(1)
-        exponent = 2 * t * (rows @ u[start:].T - 1)  # ||a - b||^2 = 2 - 2 a.b for unit vectors
-        return exponent.masked_fill(~pairs, -math.inf).flatten().logsumexp(0)
+        rows = u[..., start : start + size, :]
+        pairs = torch.ones(rows.shape[-2], n - start, dtype=torch.bool, device=u.device).triu(1)
+        exponent = 2 * t * (rows @ u[..., start:, :].mT - 1)  # ||a - b||^2 = 2 - 2 a.b for unit vectors
+        return exponent.masked_fill(~pairs, -math.inf).flatten(-2).logsumexp(-1)
 
     # the very last row has no later one: no block may consist of it alone
     return _over_blocks(block, range(0, n - 1, size), u) - math.log(n * (n - 1) / 2)
@@ -182,24 +192,28 @@ def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0) -> Tensor:
     """Uniformity across modalities: log of the mean of exp(-t ||x_i - y_j||^2) over i != j.
 
     Args:
-        x, y: matched rows, (n, d); normalised here.
+        x, y: matched rows, (n, d), or stacks (..., n, d); normalised here.
         t: sharpness of the kernel; > 0.
 
-    Returns: scalar, in nats. Raises ValueError unless n >= 2 and shapes match. Memory grows with n, not n^2.
-    Source: Fahim et al. 2024 (arXiv 2405.18570), the last term of CUAXU.
+    Returns: scalar, in nats, or (...). Raises ValueError unless n >= 2 and shapes match. Memory grows with n, not
+    n^2. Source: Fahim et al. 2024 (arXiv 2405.18570), the last term of CUAXU. Defined in {ref}`closing-the-gap`.
     """
-    check_features(2, x=x, y=y)
+    _check_stacks(2, x=x, y=y)
     _check_positive("t", t)
-    u, v, n, size = unit(x), unit(y), len(x), max(1, _BLOCK // len(x))
+    u, v, n, size = unit(x), unit(y), x.shape[-2], _rows_at_a_time(x)
 
     def block(u: Tensor, v: Tensor, start: int) -> Tensor:
-        exponent = 2 * t * (u[start : start + size] @ v.T - 1)
-        index = torch.arange(len(exponent), device=u.device)
-        matched = torch.zeros_like(exponent, dtype=torch.bool)
+        exponent = 2 * t * (u[..., start : start + size, :] @ v.mT - 1)
+        index = torch.arange(exponent.shape[-2], device=u.device)
+        matched = torch.zeros(exponent.shape[-2:], dtype=torch.bool, device=u.device)
         matched[index, start + index] = True
-        return exponent.masked_fill(matched, -math.inf).flatten().logsumexp(0)
+        return exponent.masked_fill(matched, -math.inf).flatten(-2).logsumexp(-1)
 
     return _over_blocks(block, range(0, n, size), u, v) - math.log(n * (n - 1))
+
+
+def _rows_at_a_time(x: Tensor) -> int:
+    return max(1, _BLOCK // (x.numel() // x.shape[-1]))
 
 
 def _over_blocks(block, starts: range, *tensors: Tensor) -> Tensor:
@@ -209,3 +223,25 @@ def _over_blocks(block, starts: range, *tensors: Tensor) -> Tensor:
     else:
         parts = [block(*tensors, start) for start in starts]
     return torch.stack(parts).logsumexp(0)
+
+
+def cua_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
+    """CLIP's loss, plus uniformity and alignment: the mean of both modalities' uniformity, and the alignment.
+
+    The alignment asks for equal pairs, which the contrastive loss alone does not; the uniformity keeps them from
+    meeting in one point.
+
+    Args, returns, errors: as `clip_loss`. The two terms do not depend on scale.
+    Source: Fahim et al. 2024 (arXiv 2405.18570). Defined in {ref}`closing-the-gap`.
+    """
+    spread = (uniformity(image) + uniformity(text)) / 2
+    return clip_loss(image, text, scale) + spread + alignment(image, text)
+
+
+def cuaxu_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
+    """`cua_loss` plus `cross_uniformity`: strangers of different modalities are pushed apart as well.
+
+    Args, returns, errors: as `clip_loss`.
+    Source: Fahim et al. 2024 (arXiv 2405.18570). Defined in {ref}`closing-the-gap`.
+    """
+    return cua_loss(image, text, scale) + cross_uniformity(image, text)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 def fit(
     modules: Sequence[nn.Module],
-    loss: Callable[[Callable[[Tensor], Tensor], int], Tensor],
+    loss: Callable[[Callable, int], Tensor],
     steps: int,
     *,
     learning_rate: float = 1e-3,
@@ -28,8 +28,8 @@ def fit(
 
     Args:
         modules: k modules with parameters of the same shapes.
-        loss: called as loss(apply, step), returns the losses (k,). `apply` maps a stack (k, ..., d), module by
-            module, to (k, ..., out).
+        loss: called as loss(apply, step), returns the losses (k,). `apply` takes what the modules take, stacked
+            (k, ...), and maps it module by module: (k, ..., d) to (k, ..., out).
         steps: at most this many, >= 1.
         learning_rate: of Adam; > 0.
         check_every: steps between looks at the loss, averaged since the last look. None: no early stopping.
@@ -51,10 +51,10 @@ def fit(
     stacked, buffers = torch.func.stack_module_state([module.train() for module in modules])
     state = {name: value.detach().requires_grad_() for name, value in stacked.items()}
 
-    def one(parameters, buffers, x):
-        return torch.func.functional_call(modules[0], (parameters, buffers), (x,))
+    def one(parameters, buffers, *x):
+        return torch.func.functional_call(modules[0], (parameters, buffers), x)
 
-    apply = lambda x: torch.func.vmap(one)(state, buffers, x)
+    apply = lambda *x: torch.func.vmap(one)(state, buffers, *x)
     optimiser = torch.optim.Adam(state.values(), lr=learning_rate)
     running = torch.ones(len(modules), dtype=torch.bool)
     best = {name: value.detach().clone() for name, value in state.items()}
