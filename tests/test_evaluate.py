@@ -194,7 +194,7 @@ def test_few_shot_probes_are_logistic_regression_on_unit_vectors():
         with pytest.raises(ValueError, match=message):
             evaluate.few_shot_probe(*arguments[:place], bad, *arguments[place + 1 :], shots=(2,))
     for options, message in (
-        ({"shots": (21,)}, "21 examples of every class, got 20"),
+        ({"shots": (21,)}, "number of examples of every class, got 21, but class 0 has 20"),
         ({"shots": ()}, "shots must be positive"),
         ({"shots": (0,)}, "shots must be positive"),
         ({"shots": (2,), "strength": 0.0}, "strength must be above 0"),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipbook import prototypes
 from clipbook.losses import check_features, unit
 
 TIE = 1e-6
@@ -209,6 +210,75 @@ def probes(features: Tensor, factors: Mapping[str, Tensor], *, seed: int = 0) ->
     return dict(zip(factors, right, strict=True))
 
 
+def draw_shots(label: Tensor, shots: int, seeds: Sequence[int]) -> Tensor:
+    """Which examples a few-shot method gets: as many of each class, at random, for several seeds.
+
+    More shots of a seed keep the fewer: the first k of the last dimension are the draw of k shots.
+
+    Args: label: int64 (n,) in 0..c-1; shots: per class, >= 1; seeds: at least one.
+
+    Returns: rows, int64 (seeds, c, shots). Raises ValueError for a class with fewer examples.
+    """
+    _check_labels("label", label, len(label))
+    seeds = list(seeds)
+    if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1 or not seeds:
+        raise ValueError(f"shots must be a positive int and seeds at least one, got {shots!r} and {seeds}")
+    label = label.cpu()
+    counts = label.bincount()
+    if int(counts.min()) < shots:
+        rarest = f"class {int(counts.argmin())} has {int(counts.min())}"
+        raise ValueError(f"shots must be at most the number of examples of every class, got {shots}, but {rarest}")
+    first = counts.cumsum(0) - counts
+    drawn = []
+    for seed in seeds:
+        shuffled = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
+        by_class = shuffled[label[shuffled].argsort(stable=True)]
+        drawn.append(by_class[first[:, None] + torch.arange(shots)])
+    return torch.stack(drawn)
+
+
+def mixing_accuracy(base: Tensor, added: Tensor, label: Tensor, alphas: Tensor) -> Tensor:
+    """Accuracy of base + alpha * added for every alpha at once, in the time of about one.
+
+    A sample's margin over each other class is a straight line in alpha, so that the sample is right on one interval
+    of alphas; what is left is to count intervals. Zero-shot logits with any function of the shots added are of this
+    form, and so are mixtures of probabilities: (1 - alpha) p + alpha q = p + alpha (q - p).
+
+    Args:
+        base, added: scores, (n, c) or stacks (..., n, c) that broadcast.
+        label: int64 (n,) in 0..c-1, or (..., n).
+        alphas: (a,), ascending, finite.
+
+    Returns: accuracies in [0, 1], float64 (..., a). A tie with another class counts against. Raises ValueError for
+    mismatched shapes, fewer than 2 classes, non-finite scores, alphas out of order. Defined in
+    {ref}`few-shot-adaptation`.
+    """
+    alphas = torch.as_tensor(alphas, dtype=torch.float64)
+    if alphas.ndim != 1 or not len(alphas) or not bool(alphas.isfinite().all()) or bool((alphas.diff() < 0).any()):
+        raise ValueError(f"alphas must be finite numbers in ascending order, got {alphas.tolist()!r:.60}")
+    shape = torch.broadcast_shapes(base.shape, added.shape)
+    if len(shape) < 2 or shape[-1] < 2 or label.shape[-1:] != shape[-2:-1]:
+        got = f"{tuple(base.shape)}, {tuple(added.shape)} and {tuple(label.shape)}"
+        raise ValueError(f"base, added and label must be (..., n, c), (..., n, c) and (..., n), c >= 2, got {got}")
+    check_features(1, False, base=base.flatten(0, -2), added=added.flatten(0, -2))
+    base, added = base.double().expand(shape), added.double().expand(shape)
+    own = label.expand(shape[:-1])[..., None]
+    others = torch.ones(shape, dtype=torch.bool, device=base.device).scatter_(-1, own, False)
+    margin, slope = (z.gather(-1, own) - z for z in (base, added))
+    crossing = -margin / slope
+    low = crossing.masked_fill(~(others & (slope > 0)), -torch.inf).amax(-1)
+    high = crossing.masked_fill(~(others & (slope < 0)), torch.inf).amin(-1)
+    never = (others & (slope == 0) & (margin <= 0)).any(-1) | (low >= high)
+    alphas = alphas.to(base.device)
+    start = torch.searchsorted(alphas, low, right=True)
+    stop = torch.searchsorted(alphas, high).masked_fill(never, 0)
+    start = torch.minimum(start, stop)  # empty where it is never right
+    changes = torch.zeros(*shape[:-2], len(alphas) + 1, dtype=torch.float64, device=base.device)
+    one = torch.ones_like(low)
+    changes.scatter_add_(-1, start, one).scatter_add_(-1, stop, -one)
+    return changes.cumsum(-1)[..., :-1] / shape[-2]
+
+
 def few_shot_probe(
     pool: Tensor,
     pool_label: Tensor,
@@ -251,41 +321,13 @@ def few_shot_probe(
         raise ValueError(f"shots must be positive ints and seeds at least one, got {shots} and {seeds}")
     if not strength > 0:
         raise ValueError(f"strength must be above 0, got {strength!r}")
-    counts = pool_label.bincount()
-    if int(counts.min()) < max(shots):
-        raise ValueError(f"pool must hold {max(shots)} examples of every class, got {int(counts.min())} of the rarest")
-    classes, kinds = len(counts), len(pool)
-    x, z = unit(pool.detach()), unit(test.detach())
-    order = []  # per seed: rows of the pool, (c, max(shots)), in random order within each class
-    for seed in seeds:
-        shuffled = torch.randperm(len(pool_label), generator=torch.Generator().manual_seed(seed))
-        by_class = shuffled[pool_label[shuffled].argsort(stable=True)]
-        first = counts.cumsum(0) - counts
-        order.append(by_class[first[:, None] + torch.arange(max(shots))])
-    order, results = torch.stack(order), []
+    order = draw_shots(pool_label, max(shots), seeds)
+    classes, kinds = order.shape[1], len(pool)
+    x, results = unit(test.detach()), []
     for k in shots:
         rows = order[:, :, :k].flatten(1)  # (seeds, c * k)
-        drawn = x[:, rows].flatten(0, 1)  # (kinds * seeds, c * k, d)
-        label = torch.arange(classes).repeat_interleave(k).expand(len(drawn), -1)
-        weight = _probe_weights(drawn, label, classes, strength / k)
-        with torch.no_grad():
-            answer = (z[:, None] @ weight.view(kinds, len(seeds), *weight.shape[1:])).argmax(-1)
+        label = torch.arange(classes).repeat_interleave(k)
+        weight = prototypes.linear_probe(pool[:, rows].flatten(0, 1), label, classes, strength / k)
+        answer = (x[:, None] @ weight.view(kinds, len(seeds), classes, -1).mT).argmax(-1)
         results.append((answer == test_label).double().mean(-1).T)
     return torch.stack(results)
-
-
-def _probe_weights(x: Tensor, label: Tensor, classes: int, strength: float) -> Tensor:
-    """Logistic regressions side by side: x (p, n, d), label (p, n) -> weights (p, d, classes)."""
-    weight = torch.zeros(len(x), x.shape[-1], classes, dtype=x.dtype, requires_grad=True)
-    solver = torch.optim.LBFGS([weight], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        loss = strength * F.cross_entropy((x @ weight).mT, label, reduction="sum") + weight.square().sum() / 2
-        loss = loss / (strength * label.shape[1])
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        solver.step(closure)
-    return weight.detach()

@@ -1,0 +1,259 @@
+"""Classifiers made of a few examples: prototypes, caches, Gaussians and linear probes; and Sinkhorn's assignment.
+
+Nearly all of them are "the zero-shot logits plus alpha times a function of the shots". Everything takes stacks:
+leading dimensions hold draws of the shots side by side. `evaluate.draw_shots` draws them, and
+`evaluate.mixing_accuracy` scores every alpha at once. Beware of two names: Proto-CLIP adapts CLIP with a few shots;
+ProtoCLIP trains it with clusters.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipbook.losses import check_features, unit
+
+
+def _check_labels(labels: Tensor, n: int, n_classes: int) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape[-1:] != (n,):
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be int64 (..., {n}), one for each example, got {got}")
+    if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 2:
+        raise ValueError(f"n_classes must be an int of at least 2, got {n_classes!r}")
+    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
+        raise ValueError(f"labels must be in 0..{n_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
+
+
+def _check_stack(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor) or x.ndim < 2:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name} must be a tensor (..., n, d), got {got}")
+    check_features(1, **{name: x.flatten(0, -2)})
+
+
+def _check_widths(first: str, x: Tensor, **others: Tensor) -> None:
+    _check_stack(first, x)
+    for name, y in others.items():
+        _check_stack(name, y)
+        if x.shape[-1] != y.shape[-1]:
+            raise ValueError(f"{first} and {name} must have matching widths, got {x.shape[-1]} and {y.shape[-1]}")
+
+
+def _check_number(name: str, value: float | Tensor, low: float, high: float = math.inf) -> None:
+    numbers = torch.as_tensor(value, dtype=torch.float64).detach()
+    if not bool((numbers.isfinite() & (numbers >= low) & (numbers <= high)).all()):
+        expected = f"in [{low:g}, {high:g}]" if high < math.inf else f"finite and at least {low:g}"
+        raise ValueError(f"{name} must be {expected}, got {float(numbers.min()):g} to {float(numbers.max()):g}")
+
+
+def class_means(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """One prototype per class: the mean of its examples.
+
+    Args:
+        features: examples, (n, d), or stacks (..., n, d); used as they are: normalise before, or not.
+        labels: int64 (n,) in 0..n_classes-1, or (..., n).
+        n_classes: at least 2.
+
+    Returns: (c, d), or (..., c, d). Raises ValueError for a class without an example, labels out of range,
+    mismatched shapes, non-finite features.
+    Source: Snell et al. 2017 (arXiv 1703.05175), eq. 1. Defined in {ref}`prototype-classifiers`.
+    """
+    _check_stack("features", features)
+    _check_labels(labels, features.shape[-2], n_classes)
+    belongs = F.one_hot(labels, n_classes).to(features.dtype)
+    counts = belongs.sum(-2)
+    if bool((counts == 0).any()):
+        raise ValueError(f"labels must hold every class, got no example of class {int((counts == 0).nonzero()[0, -1])}")
+    return belongs.mT @ features / counts[..., None]
+
+
+def prototype_logits(x: Tensor, prototypes: Tensor, beta: float = 1.0) -> Tensor:
+    """How near each vector is to each prototype: -beta ||x - p||^2.
+
+    The logarithm of a Gaussian around each prototype, of variance 1 / (2 beta), up to a constant. Between unit
+    vectors it is 2 beta times their cosine, up to a constant.
+
+    Args: x (..., n, d), prototypes (..., c, d), used as they are; beta: sharpness, >= 0.
+
+    Returns: (..., n, c). Raises ValueError for mismatched widths, non-finite features, negative beta.
+    Source: Snell et al. 2017 (arXiv 1703.05175), eq. 2. Defined in {ref}`prototype-classifiers`.
+    """
+    _check_widths("x", x, prototypes=prototypes)
+    _check_number("beta", beta, 0)
+    squares = x.square().sum(-1)[..., None] + prototypes.square().sum(-1)[..., None, :]
+    return -beta * (squares - 2 * x @ prototypes.mT).clamp(min=0)
+
+
+def proto_clip_probabilities(
+    x: Tensor, image_prototypes: Tensor, text_prototypes: Tensor, alpha: float, beta: float
+) -> Tensor:
+    """Proto-CLIP: probabilities from image prototypes and from text prototypes, mixed.
+
+    alpha softmax(-beta ||x - image prototype||^2) + (1 - alpha) softmax(-beta ||x - text prototype||^2).
+
+    Args:
+        x: queries, (..., n, d); image_prototypes, text_prototypes: (..., c, d); all normalised here.
+        alpha: weight of the images, in [0, 1]; both ends are allowed.
+        beta: sharpness, >= 0.
+
+    Returns: (..., n, c), rows sum to 1. Raises ValueError for mismatched shapes, alpha outside [0, 1], negative
+    beta, non-finite features.
+    Source: Padalunkal et al. 2023 (arXiv 2307.03073), eq. 3. Defined in {ref}`few-shot-adaptation`.
+    """
+    _check_widths("x", x, image_prototypes=image_prototypes, text_prototypes=text_prototypes)
+    _check_number("alpha", alpha, 0, 1)
+    if image_prototypes.shape[-2] != text_prototypes.shape[-2]:
+        counts = f"{image_prototypes.shape[-2]} and {text_prototypes.shape[-2]}"
+        raise ValueError(f"image_prototypes and text_prototypes must have as many classes, got {counts}")
+    by_image, by_text = (
+        prototype_logits(unit(x), unit(prototypes), beta).softmax(-1)
+        for prototypes in (image_prototypes, text_prototypes)
+    )
+    return alpha * by_image + (1 - alpha) * by_text
+
+
+def tip_adapter_logits(
+    x: Tensor, keys: Tensor, labels: Tensor, text: Tensor, alpha: float, beta: float, scale: float = 100.0
+) -> Tensor:
+    """Tip-Adapter: zero-shot logits, plus votes of the shots, a near one counting more.
+
+    scale * cos(x, text) + alpha * sum over shots of exp(-beta (1 - cos(x, key))), a shot voting for its class.
+
+    Args:
+        x: queries, (..., n, d); keys: features of the shots, (..., m, d); all normalised here.
+        labels: of the shots, int64 (m,) or (..., m), in 0..c-1.
+        text: one vector per class, (c, d) or (..., c, d); normalised here.
+        alpha: weight of the votes, >= 0. beta: sharpness, >= 0. scale: of the zero-shot logits, >= 0.
+
+    Returns: (..., n, c). Raises ValueError for mismatched shapes, negative or non-finite numbers or features.
+    Source: Zhang et al. 2021 (arXiv 2111.03930), eq. 6. Defined in {ref}`few-shot-adaptation`.
+    """
+    _check_widths("x", x, keys=keys, text=text)
+    _check_labels(labels, keys.shape[-2], text.shape[-2])
+    for name, value in (("alpha", alpha), ("beta", beta), ("scale", scale)):
+        _check_number(name, value, 0)
+    x = unit(x)
+    votes = (-beta * (1 - x @ unit(keys).mT)).exp() @ F.one_hot(labels, text.shape[-2]).to(x.dtype)
+    return scale * x @ unit(text).mT + alpha * votes
+
+
+def gaussian_discriminant(
+    features: Tensor, labels: Tensor, n_classes: int, shrinkage: float | Tensor = 0.5
+) -> tuple[Tensor, Tensor]:
+    """A Gaussian for each class, all of one shape: a linear classifier in closed form.
+
+    The covariance within classes, S, is shrunk towards a ball of the same volume, (1 - s) S + s tr(S) / d I, so that
+    it can be inverted with fewer examples than dimensions: linear discriminant analysis with shrinkage and equal
+    priors. One example of each class says nothing about S, which is then taken as a ball: the nearest class mean.
+
+    Args:
+        features: examples, (..., n, d), used as they are. labels: int64 (n,) or (..., n).
+        n_classes: at least 2. shrinkage: in (0, 1], one number or one for each of a stack, (...).
+
+    Returns: weight (..., c, d) and bias (..., c); logits are x @ weight.mT + bias. They are in units of the mean
+    variance, tr(S) / d = 1, so that one mixing weight suits every number of shots. Raises ValueError as `class_means`,
+    and for a shrinkage outside (0, 1].
+    Source: Wang et al. 2024 (arXiv 2402.04087). Defined in {ref}`few-shot-adaptation`.
+    """
+    means = class_means(features, labels, n_classes)
+    _check_number("shrinkage", shrinkage, 1e-6, 1)
+    rest = features - F.one_hot(labels, n_classes).to(features.dtype) @ means
+    covariance = rest.mT @ rest / features.shape[-2]
+    d = features.shape[-1]
+    volume = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    ball = torch.eye(d, dtype=features.dtype, device=features.device)
+    tiny = torch.finfo(features.dtype).eps * features.square().mean((-2, -1))[..., None, None]
+    shape = torch.where(volume > tiny, covariance / volume.clamp(min=1e-30), ball)
+    s = torch.as_tensor(shrinkage, dtype=features.dtype, device=features.device)[..., None, None]
+    weight = torch.linalg.solve((1 - s) * shape + s * ball, means.mT).mT
+    return weight, -(weight * means).sum(-1) / 2
+
+
+def linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    n_classes: int,
+    strength: float | Tensor = 1.0,
+    start: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Multinomial logistic regression without a bias, fitted to its optimum; many problems at once.
+
+    Minimises strength * (sum over examples of the cross-entropy) + ||W - start||^2 / 2. With `start` at the zero-shot
+    classifier the probe departs from it only as far as the examples demand: what matters of a "zero-shot
+    initialisation" once training runs to its end. With the class texts among the examples it is cross-modal.
+
+    Args:
+        features: examples, (p, n, d): p problems; normalised here.
+        labels: int64 (n,) or (p, n).
+        n_classes: at least 2.
+        strength: of the fit against the penalty, as scikit-learn's C; > 0, one number or one for each problem, (p,).
+        start: weights that cost nothing, (c, d) or (p, c, d); None: zero.
+        weights: of the examples, (n,) or (p, n), >= 0; None: all 1.
+
+    Returns: W, (p, c, d); logits are unit(x) @ W.mT. Raises ValueError for mismatched shapes, labels out of range,
+    non-finite features, a strength that is not above 0.
+    Source: Radford et al. 2021 (arXiv 2103.00020), sec. 3.1.2; Lin et al. 2023 (arXiv 2301.06267).
+    """
+    if not isinstance(features, Tensor) or features.ndim != 3:
+        raise ValueError(f"features must be a tensor (problems, n, d), got {tuple(getattr(features, 'shape', ()))}")
+    _check_stack("features", features)
+    _check_labels(labels, features.shape[1], n_classes)
+    _check_number("strength", strength, 1e-12)
+    p, n, d = features.shape
+    x = unit(features.detach())
+    zero = torch.zeros(p, n_classes, d, dtype=x.dtype, device=x.device)
+    start = zero if start is None else start.detach().to(x).expand(p, -1, -1)
+    if start.shape != zero.shape:
+        raise ValueError(f"start must be ({n_classes}, {d}) or ({p}, {n_classes}, {d}), got {tuple(start.shape)}")
+    strength = torch.as_tensor(strength, dtype=x.dtype, device=x.device).expand(p)
+    each = torch.ones(n, dtype=x.dtype, device=x.device) if weights is None else weights.to(x)
+    labels = labels.expand(p, -1)
+    # One solver for all problems: in these units no direction of any of them is steeper than 1, whatever its strength.
+    step = (1 + strength * each.sum(-1) / 4).rsqrt()[:, None, None]
+    moved = torch.zeros_like(zero, requires_grad=True)
+    solver = torch.optim.LBFGS([moved], max_iter=200, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        logits = x @ (start + step * moved).mT
+        fit = (F.cross_entropy(logits.mT, labels, reduction="none") * each).sum(1)
+        loss = (strength * fit + (step * moved).square().sum((1, 2)) / 2).sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        solver.step(closure)
+    return start + step * moved.detach()
+
+
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, n_iterations: int = 3) -> Tensor:
+    """Soft assignments of n samples to k prototypes that use every prototype as much: optimal transport, smoothed.
+
+    Alternately every prototype's share is set to 1 / k and every sample's to 1 / n, starting from
+    exp(scores / epsilon). All in logarithms, so that no score and no epsilon overflows.
+
+    Args:
+        scores: similarities, (n, k); finite; any floating dtype, float16 included.
+        epsilon: smoothness; > 0. Small ones approach a hard assignment.
+        n_iterations: of both steps, >= 1. More of them bring the prototypes' shares closer to equal.
+
+    Returns: (n, k), rows sum to 1, in the dtype of scores (computed in float32 at least). Raises ValueError for
+    another shape, non-finite scores, a bad epsilon or n_iterations.
+    Source: Cuturi 2013 (arXiv 1306.0895); Caron et al. 2020 (arXiv 2006.09882), sec. 3.1. Defined in
+    {ref}`prototypes-in-pretraining`.
+    """
+    check_features(1, scores=scores)
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(f"epsilon must be finite and above 0, got {epsilon!r}")
+    if isinstance(n_iterations, bool) or not isinstance(n_iterations, int) or n_iterations < 1:
+        raise ValueError(f"n_iterations must be a positive int, got {n_iterations!r}")
+    log_q = scores.double()
+    log_q = (log_q - log_q.max()) / epsilon
+    for _ in range(n_iterations):
+        log_q = log_q - log_q.logsumexp(0)  # every prototype's share is equal
+        log_q = log_q - log_q.logsumexp(1, keepdim=True)  # every sample's is 1
+    return log_q.exp().to(scores.dtype)

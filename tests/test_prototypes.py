@@ -1,0 +1,191 @@
+"""Few-shot classifiers against slow definitions, their limits, and each other."""
+
+import math
+
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+
+from clipbook import evaluate, prototypes
+from clipbook.losses import unit
+
+
+def shots(k=4, c=5, d=12, seed=0, dtype=torch.float64):
+    """k examples of each of c classes around c centres, then queries, one text per class."""
+    g = torch.Generator().manual_seed(seed)
+    centre = torch.randn(c, d, generator=g, dtype=dtype)
+    labels = torch.arange(c).repeat_interleave(k)
+    query_labels = torch.arange(60) % c
+    noisy = lambda y: centre[y] + 0.8 * torch.randn(len(y), d, generator=g, dtype=dtype)
+    text = centre + 0.9 * torch.randn(c, d, generator=g, dtype=dtype)
+    return noisy(labels), labels, noisy(query_labels), query_labels, text
+
+
+def test_class_means_are_means_in_any_order_and_in_stacks():
+    keys, labels, *_ = shots()
+    slow = torch.stack([keys[labels == k].mean(0) for k in range(5)])
+    order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(prototypes.class_means(keys[order], labels[order], 5), slow)
+    stack = prototypes.class_means(torch.stack([keys, keys[order]]), torch.stack([labels, labels[order]]), 5)
+    assert torch.allclose(stack, slow.expand(2, -1, -1))
+    # moving every example moves its mean, and one example is its own prototype
+    assert torch.allclose(prototypes.class_means(keys + 3, labels, 5), slow + 3)
+    assert torch.equal(prototypes.class_means(keys[:2], torch.tensor([1, 0]), 2), keys[:2].flip(0))
+
+
+def test_squared_distance_is_a_gaussian_and_on_the_sphere_a_cosine():
+    keys, labels, x, _, _ = shots()
+    means = prototypes.class_means(keys, labels, 5)
+    logits = prototypes.prototype_logits(x, means, 0.7)
+    assert torch.allclose(logits, -0.7 * torch.cdist(x, means) ** 2, atol=1e-10)
+    gaussian = torch.distributions.MultivariateNormal(means, torch.eye(12, dtype=x.dtype) / (2 * 0.7))
+    assert torch.allclose(logits.softmax(1), gaussian.log_prob(x[:, None]).softmax(1), atol=1e-12)
+    cosine = unit(x) @ unit(means).T
+    on_sphere = prototypes.prototype_logits(unit(x), unit(means), 3.0)
+    assert torch.allclose(on_sphere.softmax(1), (2 * 3.0 * cosine).softmax(1), atol=1e-12)
+    assert torch.equal(prototypes.prototype_logits(x, means, 0.0), torch.zeros(60, 5, dtype=x.dtype))
+
+
+def test_proto_clip_mixes_probabilities_and_both_ends_are_its_parts():
+    keys, labels, x, _, text = shots()
+    means = prototypes.class_means(keys, labels, 5)
+    at = lambda alpha: prototypes.proto_clip_probabilities(x, means, text, alpha, 5.0)
+    assert torch.allclose(at(0), (10 * unit(x) @ unit(text).T).softmax(1)), "alpha 0 is the text alone"
+    assert torch.allclose(at(1), (10 * unit(x) @ unit(means).T).softmax(1)), "alpha 1 is the shots alone"
+    assert torch.allclose(at(0.3), 0.3 * at(1) + 0.7 * at(0))
+    assert torch.allclose(at(0.3).sum(1), torch.ones(60, dtype=x.dtype))
+    mixed_logits = (0.3 * at(1).log() + 0.7 * at(0).log()).softmax(1)
+    assert not torch.allclose(at(0.3), mixed_logits, atol=1e-3), "which mixed logits are not"
+
+
+def test_tip_adapter_between_zero_shot_class_mean_and_nearest_neighbour():
+    keys, labels, x, _, text = shots()
+    at = lambda alpha, beta, scale=100.0: prototypes.tip_adapter_logits(x, keys, labels, text, alpha, beta, scale)
+    cosine = unit(x) @ unit(keys).T
+    slow = 100 * unit(x) @ unit(text).T
+    for j, label in enumerate(labels.tolist()):
+        slow[:, label] += 2.0 * torch.exp(-3.0 * (1 - cosine[:, j]))
+    assert torch.allclose(at(2.0, 3.0), slow)
+    assert torch.allclose(at(0, 3.0), 100 * unit(x) @ unit(text).T), "alpha 0 is zero-shot"
+    nearest = labels[cosine.argmax(1)]
+    assert torch.equal(at(1, 500, 0).argmax(1), nearest), "a sharp cache is the nearest neighbour"
+    means = prototypes.class_means(unit(keys), labels, 5)
+    assert torch.equal(at(1, 1e-6, 0).argmax(1), (x @ means.T).argmax(1)), "a blunt one the class mean of unit vectors"
+
+
+def test_gaussian_discriminant_is_shrinkage_lda_and_at_full_shrinkage_the_class_mean():
+    keys, labels, x, _, _ = shots(k=6)
+    for shrinkage in (0.05, 0.5, 1.0):
+        weight, bias = prototypes.gaussian_discriminant(keys, labels, 5, shrinkage)
+        reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=[0.2] * 5)
+        theirs = torch.from_numpy(reference.fit(keys.numpy(), labels).decision_function(x.numpy()))
+        ours = x @ weight.T + bias
+        ours, theirs = (z - z.mean(1, keepdim=True) for z in (ours, theirs))
+        # theirs is in units of the features, ours of the mean variance: one number between them
+        assert torch.allclose(ours / ours.norm(), theirs / theirs.norm(), atol=1e-8), shrinkage
+    means = prototypes.class_means(keys, labels, 5)
+    nearest = torch.cdist(x, means).argmin(1)
+    assert torch.equal(ours.argmax(1), nearest)
+    one = prototypes.gaussian_discriminant(keys[::6], labels[::6], 5, 0.1)  # one shot: no covariance to be had
+    assert torch.equal((x @ one[0].T + one[1]).argmax(1), torch.cdist(x, keys[::6]).argmin(1))
+    stack = prototypes.gaussian_discriminant(keys.expand(2, -1, -1), labels, 5, torch.tensor([0.05, 0.5]))
+    assert torch.allclose(stack[0][0], prototypes.gaussian_discriminant(keys, labels, 5, 0.05)[0])
+
+
+def test_linear_probe_is_scikit_learns_and_starts_where_it_is_told():
+    keys, labels, x, _, text = shots(k=8)
+    strengths = torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)
+    found = prototypes.linear_probe(keys.expand(3, -1, -1), labels, 5, strengths)
+    for weight, strength in zip(found, strengths.tolist(), strict=True):
+        reference = LogisticRegression(C=strength, fit_intercept=False, max_iter=10_000, tol=1e-10)
+        theirs = reference.fit(unit(keys).numpy(), labels).predict_proba(unit(x).numpy())
+        assert torch.allclose((unit(x) @ weight.T).softmax(1), torch.from_numpy(theirs), atol=2e-3), strength
+    start = 20 * unit(text)
+    weak, strong = prototypes.linear_probe(keys.expand(2, -1, -1), labels, 5, torch.tensor([1e-6, 1.0]), start)
+    assert torch.allclose(weak, start, atol=1e-4), "no fit: the start"
+    residual = (unit(keys) @ strong.T).softmax(1) - torch.nn.functional.one_hot(labels, 5)
+    assert torch.allclose(residual.T @ unit(keys), start - strong, atol=1e-3), "the gradient is zero at the optimum"
+    twice = prototypes.linear_probe(torch.cat([keys, keys])[None], labels.repeat(2), 5, 1.0)
+    heavy = prototypes.linear_probe(keys[None], labels, 5, 1.0, weights=torch.full((len(keys),), 2.0))
+    assert torch.allclose(twice, heavy, atol=2e-3), "an example of weight 2 counts as two"
+
+
+def test_sinkhorn_balances_prototypes_and_never_overflows():
+    scores = torch.randn(64, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slow = (scores / 0.5).exp()
+    for _ in range(3):
+        slow = slow / slow.sum(0)
+        slow = slow / slow.sum(1, keepdim=True)
+    assert torch.allclose(prototypes.sinkhorn(scores, 0.5, 3), slow)
+    off = [float((prototypes.sinkhorn(scores, 0.5, n).sum(0) - 8).abs().max()) for n in (1, 3, 10, 100)]
+    assert off == sorted(off, reverse=True) and off[-1] < 1e-6
+    shifted = scores + torch.randn(64, 1, dtype=torch.float64) + torch.randn(8, dtype=torch.float64)
+    both = [prototypes.sinkhorn(z, 0.5, 200) for z in (scores, shifted)]
+    assert torch.allclose(*both, atol=1e-6), "what a sample or a prototype adds to all its scores does not matter"
+    half = (60_000 * torch.rand(64, 8)).half()
+    for epsilon in (1e-8, 0.05, 1e8):
+        q = prototypes.sinkhorn(half, epsilon, 3)
+        assert q.dtype == torch.float16 and torch.isfinite(q).all()
+        assert torch.allclose(q.double().sum(1), torch.ones(64, dtype=torch.float64), atol=2e-3)
+
+
+@pytest.mark.parametrize("c", [2, 5])
+def test_mixing_accuracy_is_the_loop_over_alphas(c):
+    g = torch.Generator().manual_seed(c)
+    base, added = torch.randn(40, c, generator=g), torch.randn(3, 40, c, generator=g)
+    label = torch.randint(c, (40,), generator=g)
+    alphas = torch.linspace(-2, 6, 201)
+    found = evaluate.mixing_accuracy(base, added, label, alphas)
+    slow = [[((base + a * z).argmax(1) == label).double().mean() for a in alphas] for z in added]
+    assert torch.equal(found, torch.tensor(slow, dtype=torch.float64))
+    # alpha 0 is the base alone; without a slope every alpha is; a tie is no answer
+    assert (
+        evaluate.mixing_accuracy(base, 0 * base, label, [0.0, 9.0]).tolist()
+        == [evaluate.mixing_accuracy(base, added[0], label, [0.0]).item()] * 2
+    )
+    assert evaluate.mixing_accuracy(0 * base, 0 * base, label, [1.0]).item() == 0
+
+
+def test_shots_are_drawn_by_class_and_more_keep_the_fewer():
+    label = torch.randint(4, (100,), generator=torch.Generator().manual_seed(0))
+    eight = evaluate.draw_shots(label, 8, range(3))
+    assert torch.equal(label[eight], torch.arange(4)[None, :, None].expand(3, 4, 8))
+    assert all(len(set(rows.flatten().tolist())) == 32 for rows in eight)
+    assert torch.equal(evaluate.draw_shots(label, 2, [1])[0], eight[1, :, :2])
+    assert not torch.equal(eight[0], eight[1])
+
+
+def test_bad_input_names_the_argument():
+    keys, labels, x, _, text = shots()
+    p = prototypes
+    cases = [
+        (lambda: p.class_means(keys, labels, 6), "no example of class 5"),
+        (lambda: p.class_means(keys, labels, 4), r"labels must be in 0\.\.3, got 0\.\.4"),
+        (lambda: p.class_means(keys, labels[:3], 5), r"labels must be int64 \(\.\.\., 20\)"),
+        (lambda: p.class_means(keys, labels * 0, 1), "n_classes must be an int of at least 2, got 1"),
+        (lambda: p.class_means(keys / 0, labels, 5), "features must be finite"),
+        (lambda: p.prototype_logits(x, text, -1.0), "beta must be finite and at least 0, got -1"),
+        (lambda: p.prototype_logits(x, text[:, :3]), "x and prototypes must have matching widths, got 12 and 3"),
+        (lambda: p.proto_clip_probabilities(x, text, text, 1.1, 1.0), r"alpha must be in \[0, 1\], got 1.1"),
+        (lambda: p.proto_clip_probabilities(x, text, text, -0.1, 1.0), "alpha must be in"),
+        (lambda: p.proto_clip_probabilities(x, text, text, 0.5, -1.0), "beta must be"),
+        (lambda: p.proto_clip_probabilities(x, text[:4], text, 0.5, 1.0), "as many classes, got 4 and 5"),
+        (lambda: p.tip_adapter_logits(x, keys, labels, text, 1.0, -2.0), "beta must be finite and at least 0"),
+        (lambda: p.tip_adapter_logits(x, keys, labels, text, math.nan, 2.0), "alpha must be finite"),
+        (lambda: p.tip_adapter_logits(x, keys, labels, text[:4], 1.0, 2.0), r"labels must be in 0\.\.3"),
+        (lambda: p.gaussian_discriminant(keys, labels, 5, 0.0), r"shrinkage must be in \[1e-06, 1\], got 0"),
+        (lambda: p.linear_probe(keys, labels, 5), r"features must be a tensor \(problems, n, d\)"),
+        (lambda: p.linear_probe(keys[None], labels, 5, 0.0), "strength must be"),
+        (lambda: p.linear_probe(keys[None], labels, 5, start=text[:4]), "start must be"),
+        (lambda: p.sinkhorn(text, epsilon=0.0), "epsilon must be finite and above 0"),
+        (lambda: p.sinkhorn(text / 0), "scores must be finite"),
+        (lambda: p.sinkhorn(text, n_iterations=0), "n_iterations must be a positive int"),
+        (lambda: evaluate.draw_shots(labels, 5, [0]), "got 5, but class 0 has 4"),
+        (lambda: evaluate.draw_shots(labels, 0, [0]), "shots must be a positive int"),
+        (lambda: evaluate.mixing_accuracy(x, x, labels, [0.0]), r"base, added and label must be"),
+        (lambda: evaluate.mixing_accuracy(x, x, torch.zeros(60).long(), [1.0, 0.0]), "ascending order"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
