@@ -184,3 +184,57 @@ def test_clap_loss_is_its_two_parts_and_stacks_are_batches_side_by_side():
 def test_nt_xent_names_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         losses.nt_xent(*arguments)
+
+
+def test_negclip_loss_has_more_texts_in_one_direction_only():
+    image, text, negatives = views()
+    logits = 20 * losses.unit(image) @ losses.unit(torch.cat([text, negatives[:4]])).T
+    label = torch.arange(9)
+    by_image = torch.nn.functional.cross_entropy(logits, label)
+    by_text = torch.nn.functional.cross_entropy(logits[:, :9].T, label)
+    assert torch.allclose(losses.negclip_loss(image, text, negatives[:4], 20.0), (by_image + by_text) / 2)
+    assert torch.allclose(losses.negclip_loss(image, text, None, 20.0), clip_loss(image, text, 20.0))
+    opposite = -losses.unit(image).mean(0, keepdim=True)  # a negative far from every image costs little
+    near, far = (losses.negclip_loss(image, text, z, 20.0) for z in (text[:1] + 1e-3, opposite))
+    assert clip_loss(image, text, 20.0) < far < near
+    stack = losses.negclip_loss(
+        torch.stack([image, text]), torch.stack([text, image]), negatives.expand(2, -1, -1), 20.0
+    )
+    assert torch.allclose(stack[0], losses.negclip_loss(image, text, negatives, 20.0))
+    for bad, message in (
+        (negatives[:, :3], r"negatives must be a tensor \(\.\.\., m, 16\)"),
+        (negatives / 0, "finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            losses.negclip_loss(image, text, bad, 20.0)
+
+
+def test_hcl_loss_is_the_published_formula_and_without_weights_nt_xent():
+    a, b, _ = views()
+    for t in (0.5, 0.1):
+        assert torch.allclose(losses.hcl_loss(a, b, t, 0.0, 0.0), losses.nt_xent(a, b, t), atol=1e-12)
+    z = losses.unit(torch.cat([a, b]))
+    for t, beta, tau in ((0.5, 1.0, 0.1), (0.5, 0.0, 0.1), (0.3, 2.0, 0.0), (0.5, 6.0, 0.4)):
+        total = 0.0
+        for i in range(18):
+            s = z @ z[i] / t
+            others = [j for j in range(18) if j not in (i, (i + 9) % 18)]
+            positive = math.exp(s[(i + 9) % 18])
+            top, bottom = (sum(math.exp((k + beta) * s[j]) for j in others) for k in (1, 0))
+            ng = max((16 * top / bottom - tau * 16 * positive) / (1 - tau), 16 * math.exp(-1 / t))
+            total -= math.log(positive / (positive + ng)) / 18
+        assert float(losses.hcl_loss(a, b, t, beta, tau)) == pytest.approx(total, abs=1e-12), (t, beta, tau)
+    # identical views at a low temperature: everything is taken out, the floor holds, and the gradient is finite
+    x = a.float().clone().requires_grad_()
+    loss = losses.hcl_loss(x, x.detach(), 0.01, 2.0, 0.5)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(x.grad).all()
+    double = [z.requires_grad_() for z in (a.clone(), b.clone())]
+    assert torch.autograd.gradcheck(lambda a, b: losses.hcl_loss(a, b, 0.5, 1.0, 0.1), double)
+    for arguments, message in (
+        ({"beta": -1.0}, "beta must be finite"),
+        ({"tau_plus": 1.0}, r"tau_plus must be finite and in \[0, 1\)"),
+        ({"temperature": 0.0}, "temperature"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            losses.hcl_loss(a, b, **arguments)

@@ -1,9 +1,10 @@
 """Every objective of the book, a function each. All take un-normalised features and normalise inside.
 
 Reading order: `unit` and `check_features`, which everything shares; `clip_loss`, the objective; `nt_xent` and
-`clap_loss`, for views of one kind; then the two properties that they trade, `alignment` and `uniformity`, and
-`cua_loss` and `cuaxu_loss`, which add them to the objective. Where a docstring says "stacks", leading dimensions
-hold batches side by side, of several seeds or settings, and the result has a value for each.
+`clap_loss`, for views of one kind; `negclip_loss` and `hcl_loss`, which choose and weigh negatives; then the two
+properties that they all trade, `alignment` and `uniformity`, and `cua_loss` and `cuaxu_loss`, which add them to the
+objective. Where a docstring says "stacks", leading dimensions hold batches side by side, of several seeds or
+settings, and the result has a value for each.
 """
 
 from __future__ import annotations
@@ -148,6 +149,77 @@ def _check_stacks(n_min: int, **features: Tensor) -> None:
         if x.shape[-2] < n_min:
             raise ValueError(f"{name} must have at least {n_min} row{'s' * (n_min > 1)}, got {x.shape[-2]}")
     check_features(1, **{name: x.flatten(0, -2) for name, x in features.items()})
+
+
+def negclip_loss(image: Tensor, text: Tensor, negatives: Tensor | None, scale: float | Tensor) -> Tensor:
+    """CLIP's loss with captions that nobody wrote: every image must also avoid the negatives of the whole batch.
+
+    They are further texts in the image-to-text direction only: no image belongs to them, so that they have no row in
+    the other one.
+
+    Args:
+        image, text: matched rows, (n, d), or stacks (..., n, d); normalised here.
+        negatives: features of false captions, (m, d) or (..., m, d), any number of them; normalised here. None is
+            `clip_loss`.
+        scale: as in `clip_loss`.
+
+    Returns: scalar, in nats, or (...): the mean of both directions. Raises ValueError as `clip_loss`, and for
+    negatives of another width.
+    Source: Yuksekgonul et al. 2023 (arXiv 2210.01936), sec. 4. Defined in {ref}`negative-captions`.
+    """
+    if negatives is None:
+        return clip_loss(image, text, scale)
+    _check_stacks(2, image=image, text=text)
+    if not isinstance(negatives, Tensor) or negatives.ndim != image.ndim or negatives.shape[-1] != image.shape[-1]:
+        got = tuple(negatives.shape) if isinstance(negatives, Tensor) else type(negatives).__name__
+        raise ValueError(f"negatives must be a tensor (..., m, {image.shape[-1]}), got {got}")
+    _check_stacks(1, negatives=negatives)
+    x, y = unit(image), unit(text)
+    logits = _per_batch("scale", scale, x) * (x @ torch.cat([y, unit(negatives)], -2).mT)
+    true = logits[..., : x.shape[-2]]
+    matched = true.diagonal(dim1=-2, dim2=-1)
+    return ((logits.logsumexp(-1) + true.logsumexp(-2)) / 2 - matched).mean(-1)
+
+
+def hcl_loss(a: Tensor, b: Tensor, temperature: float = 0.5, beta: float = 1.0, tau_plus: float = 0.1) -> Tensor:
+    """`nt_xent` with negatives that are weighed by hardness and debiased.
+
+    With s the cosines, t the temperature and N = 2n - 2 negatives of an anchor, their sum is replaced by
+
+        (N * sum e^((1 + beta) s / t) / sum e^(beta s / t) - tau_plus * N * e^(s_positive / t)) / (1 - tau_plus),
+
+    at least N e^(-1 / t): negatives weigh e^(beta s / t) each, and the share tau_plus of them that really are of the
+    anchor's class is taken out.
+
+    Args:
+        a, b: the two views, (n, d), or stacks (..., n, d); normalised here.
+        temperature: > 0. beta: how much hard negatives count, >= 0. tau_plus: share of false negatives, in [0, 1).
+
+    Returns: scalar, in nats, or (...); `nt_xent` at beta = tau_plus = 0. Raises ValueError as `nt_xent`.
+    Source: Robinson et al. 2021 (arXiv 2010.04592), eq. 4 (the pseudo-code there has another denominator). Defined in
+    {ref}`weighing-negatives`.
+    """
+    _check_stacks(2, a=a, b=b)
+    _check_positive("temperature", temperature)
+    for name, value, high in (("beta", beta, math.inf), ("tau_plus", tau_plus, 1)):
+        if not (math.isfinite(value) and 0 <= value < high):
+            raise ValueError(f"{name} must be finite and in [0, {high:g}), got {value!r}")
+    views = unit(torch.cat([a, b], -2))
+    n, index = a.shape[-2], torch.arange(2 * a.shape[-2], device=a.device)
+    logits = views @ views.mT / temperature
+    positive = logits[..., index, (index + n) % (2 * n)]
+    others = torch.ones(2 * n, 2 * n, dtype=torch.bool, device=a.device)
+    others[index, index] = others[index, (index + n) % (2 * n)] = False
+    negative = logits.masked_fill(~others, -math.inf)
+    # Everything relative to the positive and in logarithms: e^(1 / t) overflows for the small t in use.
+    weighed = math.log(2 * n - 2) + ((1 + beta) * negative).logsumexp(-1)
+    weighed = weighed - (beta * logits).masked_fill(~others, -math.inf).logsumexp(-1) - positive
+    floor = math.log(2 * n - 2) - 1 / temperature - positive
+    if tau_plus:
+        share = math.log(tau_plus * (2 * n - 2)) - weighed  # of the sum that is taken out
+        left = torch.log1p(-share.clamp(max=-1e-6).exp())
+        weighed = torch.where(share < -1e-6, weighed + left - math.log1p(-tau_plus), floor)
+    return F.softplus(torch.maximum(weighed, floor)).mean(-1)
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:

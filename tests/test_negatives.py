@@ -1,0 +1,160 @@
+"""Edits of scenes and sentences against each other, and mining against the plain search."""
+
+import pytest
+import torch
+
+from clipbook import negatives, world
+from clipbook.negatives import KINDS, counterfactual, mine, swap
+
+
+def pairs(n=300, seed=0, **fixed):
+    scenes = world.sample(n, seed=seed, objects=2, **fixed)
+    return scenes[scenes.color != scenes.color2]
+
+
+def changed(before, after):
+    return {name for name, value in vars(before).items() if not torch.equal(value, getattr(after, name))}
+
+
+def test_counterfactuals_change_what_they_say_and_nothing_else():
+    scenes = pairs()
+    touched = {
+        "swap_color": {"color", "color2"}, "swap_object": {"object", "object2"}, "reverse_relation": {"relation"},
+        "replace_color": {"color"}, "replace_object": {"object"}, "replace_size": {"size"},
+    }  # fmt: skip
+    captions = world.caption(scenes)
+    for kind in KINDS:
+        wrong = counterfactual(scenes, kind)
+        assert changed(scenes, wrong) == touched[kind]
+        false = world.caption(wrong)
+        assert all(a != b for a, b in zip(captions, false, strict=True)), "never its own negative"
+        same_words = [sorted(a.split()) == sorted(b.split()) for a, b in zip(captions, false, strict=True)]
+        if kind in ("swap_color", "swap_object"):
+            assert sum(same_words) > 0.85 * len(scenes)  # but for a and an
+            back = counterfactual(wrong, kind)
+            assert changed(scenes, back) == set(), "twice is nothing"
+        if kind == "reverse_relation":
+            opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+            for before, after in zip(scenes.relation.tolist(), wrong.relation.tolist(), strict=True):
+                assert world.RELATIONS[after] == opposite[world.RELATIONS[before]]
+        if kind.startswith("replace"):
+            assert not any(same_words)
+    # swapping everything that can be swapped is looking at the scene from the other object
+    around = counterfactual(counterfactual(counterfactual(scenes, "swap_color"), "swap_object"), "reverse_relation")
+    first, second = (
+        {(o, c) for o, c in ((s.object[0].item(), s.color[0].item()), (s.object2[0].item(), s.color2[0].item()))}
+        for s in (scenes, around)
+    )
+    assert first == second
+
+
+def test_replacements_are_absent_from_the_scene_and_every_one_is_drawn():
+    scenes = pairs(6000, seed=3)
+    color = counterfactual(scenes, "replace_color").color
+    assert not ((color == scenes.color) | (color == scenes.color2)).any()
+    obj = counterfactual(scenes, "replace_object").object
+    assert not ((obj == scenes.object) | (obj == scenes.object2)).any()
+    assert obj.unique().tolist() == list(range(len(world.OBJECTS))), "a known object stays a known one"
+    rates = color.bincount(minlength=10) / len(color)
+    assert rates.min() > 0.08 and rates.max() < 0.12
+    new = counterfactual(world.sample(500, novel=True), "replace_object")
+    assert new.object.min() >= len(world.OBJECTS)
+    assert torch.equal(
+        counterfactual(scenes, "replace_size", seed=4).size, counterfactual(scenes, "replace_size", seed=4).size
+    )
+
+
+def test_the_grammar_agrees_with_the_world():
+    scenes = pairs()
+    captions = world.caption(scenes)
+    assert swap(captions, "adjective") == world.caption(counterfactual(scenes, "swap_color"))
+    assert swap(captions, "noun") == world.caption(counterfactual(scenes, "swap_object"))
+
+
+@pytest.mark.parametrize(
+    ("what", "caption", "expected"),
+    [
+        ("adjective", "A red cat on a blue mat.", "A blue cat on a red mat."),
+        ("noun", "A red cat on a blue mat.", "A red mat on a blue cat."),
+        ("adjective", "an orange balloon above a green umbrella", "a green balloon above an orange umbrella"),
+        ("adjective", "a small red cat near a large blue dog in a red house", None),  # checked below: more than one way
+        ("noun", "the dog chases the cat", "the cat chases the dog"),
+        ("noun", "a man riding a horse", "a horse riding a man"),
+        ("noun", "a painting of a cat on a mat", "a painting of a mat on a cat"),
+        ("noun", "A bowl of fruit next to a glass of milk", "A bowl of milk next to a glass of fruit"),
+        ("adjective", "two dogs and a cat", None),
+        ("noun", "two dogs and a cat", None),
+        ("any", "a cat", None),
+        ("any", "", None),
+        ("any", "running", None),
+        ("any", "a cat and a cat", None),
+        ("any", "a cat and a dog", None),  # the same scene
+        ("any", "a red cat and a blue cat", None),  # the same scene
+        ("noun", "a red cat and a blue dog", "a red dog and a blue cat"),
+        ("adjective", "a red cat and a blue dog", "a blue cat and a red dog"),
+        ("adjective", "a big cat on a blue mat", None),  # a size is no colour
+        ("adjective", "the grass is green and the sky is blue", None),
+        ("noun", "the dog runs near the fence", None),  # runs: a verb, or several? refused
+        ("noun", "a red car, parked by a white house", "a red house, parked by a white car"),
+    ],
+)
+def test_the_grammar_swaps_what_it_understands_and_refuses_the_rest(what, caption, expected):
+    (found,) = swap([caption], what)
+    if "red house" in caption:
+        ways = {swap([caption], what, seed=seed)[0] for seed in range(20)}
+        assert len(ways) > 1 and caption not in ways
+        assert all(sorted(way.split()) == sorted(caption.split()) for way in ways)
+    else:
+        assert found == expected
+
+
+def test_a_swap_is_never_the_caption_and_follows_from_the_seed():
+    scenes = world.sample(800, seed=5, objects=2)  # colours may be the same, words may be missing
+    for template in ("full", "web", "content"):
+        captions = world.caption(scenes, template)
+        for what in ("adjective", "noun", "any"):
+            found = swap(captions, what, seed=1)
+            assert len(found) == len(captions)
+            assert all(a is None or a.lower() != b.lower() for a, b in zip(found, captions, strict=True))
+            assert found == swap(captions, what, seed=1)
+        if template == "content":
+            assert found == [None] * len(captions), "two objects and nothing else: either order means the same"
+
+
+@pytest.mark.parametrize(("m", "k", "block"), [(50, 3, 10**6), (50, 50, 60), (30_000, 5, 200_000)])
+def test_mining_is_the_plain_search(monkeypatch, m, k, block):
+    monkeypatch.setattr(negatives, "_BLOCK", block)
+    g = torch.Generator().manual_seed(m)
+    queries, items = torch.randn(13, 8, generator=g), torch.randn(m, 8, generator=g)
+    cosine = torch.nn.functional.normalize(queries, dim=1) @ torch.nn.functional.normalize(items, dim=1).T
+    value, index = mine(queries, items, k)
+    best = cosine.topk(k, 1)
+    assert torch.allclose(value, best.values, atol=1e-6)
+    assert torch.allclose(cosine.gather(1, index), best.values, atol=1e-6)
+    assert all(len(set(row)) == k for row in index.tolist())
+    if k < m:
+        skip = best.indices[:, 0]
+        value, index = mine(queries, items, k, skip=skip)
+        assert not (index == skip[:, None]).any()
+        assert torch.allclose(value, cosine.scatter(1, skip[:, None], -2).topk(k, 1).values, atol=1e-6)
+
+
+def test_bad_input_names_the_argument():
+    one, two = world.sample(5), world.sample(40, objects=2, color=3)
+    x = torch.randn(4, 3)
+    cases = [
+        (lambda: counterfactual(one, "swap_color"), "swap_color needs scenes of two objects"),
+        (lambda: counterfactual(two.edit(color2=3), "swap_color"), "40 of 40 scenes have one, the first in row 0"),
+        (lambda: counterfactual(one, "swap"), "kind must be one of swap_color"),
+        (lambda: swap("a cat"), "captions must be a list of strings, got 'a cat'"),
+        (lambda: swap(["a cat", None]), "captions must be a list of strings"),
+        (lambda: swap(["a cat"], "verb"), "what must be 'adjective', 'noun' or 'any', got 'verb'"),
+        (lambda: mine(x, x[:, :2], 1), "queries and items must have matching widths"),
+        (lambda: mine(x, x, 5), r"k must be an int in 1\.\.4, got 5"),
+        (lambda: mine(x, x, 4, skip=torch.arange(4)), r"k must be an int in 1\.\.3"),
+        (lambda: mine(x, x, 1, skip=torch.arange(3)), r"skip must be int64 \(4,\)"),
+        (lambda: mine(x, x / 0, 1), "items must be finite"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
