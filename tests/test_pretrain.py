@@ -38,11 +38,33 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path):
 
 
 def test_batches_follow_from_seed_and_step():
-    images, captions = pretrain.batch(TINY, 3)
-    again, same = pretrain.batch(TINY, 3)
-    assert torch.equal(images, again) and captions == same and images.shape == (16, 3, 64, 64)
+    images, captions, false = pretrain.batch(TINY, 3)
+    again, same, _ = pretrain.batch(TINY, 3)
+    assert torch.equal(images, again) and captions == same and images.shape == (16, 3, 64, 64) and not false
     assert pretrain.batch(TINY, 4)[1] != captions
     assert not {word for text in captions for word in text.split()} & set(world.NOVEL)
+
+
+def test_false_captions_are_of_the_scene_s_own_words_and_never_true():
+    recipe = replace(pretrain.RECIPES["glyph-negatives"], batch_size=64)
+    images, captions, false = pretrain.batch(recipe, 5)
+    plain = pretrain.batch(replace(recipe, negatives=()), 5)
+    assert torch.equal(images, plain[0]) and captions == plain[1] and not plain[2], "the control sees the same scenes"
+    assert 40 < len(false) <= 96 and not set(false) & set(captions)
+    words = lambda text: sorted(word for word in text.split() if word not in ("a", "an"))
+    of_a_scene = {tuple(words(text)) for text in captions[32:]}
+    swapped = [text for text in false if tuple(words(text)) in of_a_scene]
+    assert len(swapped) > len(false) / 2, "swaps keep the words; a relation changes one"
+
+
+def test_training_continues_a_shipped_model(tmp_path):
+    recipe = replace(pretrain.RECIPES["glyph-negatives"], steps=1, batch_size=16, learning_rate=0.0)
+    facts = pretrain.train(recipe, tmp_path, device="cpu")
+    ours, theirs = (backbones.load(name, "cpu").model.state_dict() for name in (f"local-dir:{tmp_path}", "glyph"))
+    for key in theirs:  # a step of no size: the shipped weights, but for what batch normalisation counts
+        if "running" not in key and "num_batches" not in key:
+            assert torch.allclose(ours[key], theirs[key], atol=1e-3), key
+    assert set(facts["history"][-1]) >= {"swap_color", "swap_object", "reverse_relation", "accuracy"}
 
 
 def test_the_card_is_true():
@@ -78,6 +100,8 @@ def test_the_control_leans_on_nothing():
     """glyph-fair differs from glyph in its correlation alone, and knows objects whatever they look like."""
     card, fair = pretrain.card("glyph"), pretrain.card("glyph-fair")
     assert fair["recipe"] == card["recipe"] | {"correlation": 0.0}
+    for name in ("glyph", "glyph-fair"):  # cards tell the fields that a recipe had when they were written
+        assert pretrain.card(name)["recipe"].items() <= vars(pretrain.RECIPES[name]).items()
     scores = pretrain.score(backbones.load("glyph-fair", "cpu"), 0.75, seeds=(504,), n=2000)
     assert scores["worst_medium"] >= 0.85 and abs(scores["decorrelated"] - scores["correlated"]) < 0.03
 

@@ -148,7 +148,7 @@ glue("pretraining_cost", cost, display=False)
 
 # %% mystnb={"image": {"alt": "Eight small pictures of icons, the last two with two objects each, and above each its short caption as it could stand on a web page."}}
 few = replace(recipe, batch_size=8)
-few_images, few_captions = pretrain.batch(few, step=0)
+few_images, few_captions, _ = pretrain.batch(few, step=0)
 plots.image_grid(few_images, few_captions, columns=4)
 
 # %% [markdown]
@@ -177,7 +177,7 @@ def info_nce(image, text, tau):
 
 # %%
 held = replace(recipe, batch_size=n_images, seed=10_000)
-held_images, held_captions = pretrain.batch(held, step=0)
+held_images, held_captions, _ = pretrain.batch(held, step=0)
 order = torch.randperm(n_images, generator=torch.Generator().manual_seed(seed))
 held_images = held_images[order]  # scenes of two objects came last
 held_captions = [held_captions[i] for i in order]
@@ -454,7 +454,7 @@ def batches(tokenizer, seed, chunk=50):
     drawn = replace(recipe, seed=seed, batch_size=chunk * batch_size)
     shuffle = torch.Generator().manual_seed(seed)
     for start in range(0, steps, chunk):
-        images, captions = pretrain.batch(drawn, start, glyph.device)
+        images, captions, _ = pretrain.batch(drawn, start, glyph.device)
         images = pretrain.normalise(images)
         tokens = tokenizer(captions).to(glyph.device)
         order = torch.randperm(len(tokens), generator=shuffle)

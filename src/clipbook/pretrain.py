@@ -2,6 +2,7 @@
 
     python -m clipbook.pretrain --name glyph              # reproduces the shipped weights
     python -m clipbook.pretrain --name glyph-fair         # the control: content and style independent
+    python -m clipbook.pretrain --name glyph-negatives    # glyph, trained on with false captions beside the true ones
 
 Killed, it resumes from its last checkpoint; a step's data follow from (seed, step) alone. Scenes have
 one object or, now and then, two; captions are web-like; objects tend to come in a favourite colour and
@@ -27,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from . import backbones, evaluate, geometry, prompts, world
+from . import backbones, evaluate, geometry, negatives, prompts, world
 from .backbones import ASSETS, VOCABULARY, Backbone
-from .losses import alignment, clip_loss, uniformity
+from .losses import alignment, negclip_loss, uniformity
 
 VOCABULARY_SIZE = 4096
 MODEL = {
@@ -54,16 +55,24 @@ class Recipe:
     weight_decay: float = 0.1
     warmup: int = 100
     seed: int = 0
+    start: str = ""  # the shipped model to train on; "": from nothing
+    negatives: tuple[str, ...] = ()  # false captions of every scene of two objects: some of `negatives.KINDS`
 
 
-# The first two ship with the package. The others differ in their correlation alone: `make sweep` trains them too,
-# to measure what a web of that bias does to a model.
+# The first two ship with the package; `make sweep` trains the others. glyph-50 and glyph-90 differ in their correlation
+# alone, to measure what a web of that bias does to a model. The last two train glyph on, with half of the scenes of two
+# objects; they differ in the false captions alone.
 RECIPES = {
     "glyph": Recipe(correlation=0.75, steps=1500),
     "glyph-fair": Recipe(correlation=0.0, steps=1500),
     "glyph-50": Recipe(correlation=0.5, steps=1500),
     "glyph-90": Recipe(correlation=0.9, steps=1500),
-}
+    "glyph-plain": Recipe(correlation=0.75, steps=800, pairs=0.5, learning_rate=5e-4, start="glyph"),
+    "glyph-negatives": Recipe(
+        correlation=0.75, steps=800, pairs=0.5, learning_rate=5e-4, start="glyph",
+        negatives=("swap_color", "swap_object", "reverse_relation"),
+    ),
+}  # fmt: skip
 
 
 def write_vocabulary(path: Path) -> None:
@@ -105,17 +114,26 @@ def build(folder: Path, seed: int = 0) -> tuple[nn.Module, object]:
     return model, tokenizer
 
 
-def batch(recipe: Recipe, step: int, device: torch.device | str = "cpu") -> tuple[Tensor, list[str]]:
-    """The images (batch_size, 3, 64, 64) in [0, 1] and captions of a step, a function of (seed, step) alone."""
+def batch(recipe: Recipe, step: int, device: torch.device | str = "cpu") -> tuple[Tensor, list[str], list[str]]:
+    """The images (batch_size, 3, 64, 64) in [0, 1], captions and false captions of a step.
+
+    A function of (seed, step) alone. A false caption drops the same words as the true one; it is left out where what
+    it changes is not said, or where two objects of one colour leave nothing to swap.
+    """
     two = round(recipe.pairs * recipe.batch_size)
-    images, captions = [], []
+    images, captions, false = [], [], []
     for objects, n in ((1, recipe.batch_size - two), (2, two)):
         if n:
             seed = (recipe.seed + 1) * 1_000_003 + 2 * step + objects
             scenes = world.sample(n, seed=seed, objects=objects, correlation=recipe.correlation)
             images.append(world.render(scenes.to(device)))
-            captions += world.caption(scenes, "web")
-    return torch.cat(images), captions
+            true = world.caption(scenes, "web")
+            captions += true
+            for kind in recipe.negatives if objects == 2 else ():
+                rows = (scenes.color != scenes.color2).nonzero()[:, 0] if kind == "swap_color" else torch.arange(n)
+                wrong = world.caption(negatives.counterfactual(scenes[rows], kind, seed=seed), "web")
+                false += [text for row, text in zip(rows.tolist(), wrong, strict=True) if text != true[row]]
+    return torch.cat(images), captions, false
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -123,17 +141,17 @@ def normalise(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def _ahead(recipe: Recipe, start: int, device: torch.device) -> Iterator[tuple[int, Tensor, list[str]]]:
+def _ahead(recipe: Recipe, start: int, device: torch.device) -> Iterator[tuple[int, Tensor, list[str], list[str]]]:
     """Batches drawn one step ahead by a second thread, so that drawing and training overlap."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(batch, recipe, start, device)
         for step in range(start, recipe.steps):
-            images, captions = future.result()
+            now = future.result()
             if step + 1 < recipe.steps:
                 future = pool.submit(batch, recipe, step + 1, device)
-            yield step, images, captions
+            yield step, *now
 
 
 def train(recipe: Recipe, folder: Path, *, device: str | None = None, checkpoint_every: int = 100) -> dict:
@@ -144,6 +162,8 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, checkpoint
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, tokenizer = build(folder, recipe.seed)
+    if recipe.start:
+        model.load_state_dict(backbones.load(recipe.start, "cpu").model.state_dict())
     model = model.to(device, memory_format=torch.channels_last)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]  # gains, biases and the scale do not decay
@@ -161,18 +181,19 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, checkpoint
         start, seconds, history = state["step"], state["seconds"], state["history"]
     bar = tqdm(_ahead(recipe, start, device), initial=start, total=recipe.steps, desc="training", mininterval=1)
     clock = time.perf_counter() - seconds
-    for step, images, captions in bar:
+    for step, images, captions, false in bar:
         warm = min(1.0, (step + 1) / recipe.warmup)
         rate = recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         for group in optimiser.param_groups:
             group["lr"] = rate
         model.train()
-        tokens = tokenizer(captions).to(device)
+        tokens = tokenizer(captions + false).to(device)
         images = normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
         # on CPUs the fused attention is the slow one for sequences as short as ours
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             image, text = model.encode_image(images), model.encode_text(tokens)
-        loss = clip_loss(image.float(), text.float(), model.logit_scale.exp())
+        true, wrong = text.float().split([len(captions), len(false)])
+        loss = negclip_loss(image.float(), true, wrong if false else None, model.logit_scale.exp())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -192,10 +213,11 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, checkpoint
 
 @torch.no_grad()
 def monitor(model: nn.Module, tokenizer, recipe: Recipe, n: int = 512) -> dict[str, float]:
-    """Alignment, uniformity and gap on n pairs like the training's, and zero-shot accuracy, on scenes held out.
+    """Alignment, uniformity and gap on n pairs like the training's, zero-shot accuracy and binding, on scenes held out.
 
     `accuracy` is on scenes whose content and style are independent, `accuracy_correlated` on such as were
-    trained on. Returns: floats by name.
+    trained on; "swap_color" and the like are shares of scenes of two objects whose own caption scores higher than that
+    of their counterfactual. Returns: floats by name.
     """
     model.eval()
     device = model.logit_scale.device
@@ -205,6 +227,10 @@ def monitor(model: nn.Module, tokenizer, recipe: Recipe, n: int = 512) -> dict[s
     seen = world.sample(n, seed=1, correlation=recipe.correlation)
     fresh = world.sample(n, seed=2)
     image, text = embed(world.render(seen)), read(world.caption(seen, "web"))
+    pairs = world.sample(n, seed=3, objects=2)
+    pairs = pairs[pairs.color != pairs.color2]
+    drawn, true = embed(world.render(pairs)), read(world.caption(pairs))
+    false = {kind: read(world.caption(negatives.counterfactual(pairs, kind))) for kind in negatives.KINDS[:3]}
     return {
         "alignment": float(alignment(image, text)),
         "image_uniformity": float(uniformity(image)),
@@ -212,6 +238,7 @@ def monitor(model: nn.Module, tokenizer, recipe: Recipe, n: int = 512) -> dict[s
         "gap": geometry.modality_gap(image, text),
         "accuracy": evaluate.zero_shot(embed(world.render(fresh)), classes, fresh.object),
         "accuracy_correlated": evaluate.zero_shot(image, classes, seen.object),
+        **{kind: evaluate.binding(drawn, true, wrong) for kind, wrong in false.items()},
     }
 
 
@@ -260,6 +287,7 @@ def write_card(name: str, facts: dict, folder: Path) -> None:
     scores = score(backbones.load(f"local-dir:{folder}"), facts["recipe"]["correlation"] or 0.75)
     _write(folder / "card.json", json.dumps({"name": name, **facts, "scores": scores}, indent=1) + "\n")
     recipe = facts["recipe"]
+    continued = f"Continues {recipe['start']}. " if recipe["start"] else ""
     pick = ("correlated", "decorrelated", "worst_medium", "C", "CP", "PC", "NC", "binding_color")
     table = "\n".join(f"| {key} | {100 * scores[key]:.1f}% |" for key in pick)
     _write(
@@ -269,7 +297,7 @@ def write_card(name: str, facts: dict, folder: Path) -> None:
 A small CLIP (open_clip's `CLIP` class: a ModifiedResNet and a text transformer) that has only ever seen the
 drawn world of `clipbook.world`. It is for teaching: it knows {len(world.OBJECTS)} icons and nothing of photographs.
 
-- Data: fresh scenes at every step, {recipe["pairs"]:.0%} of them with two objects, web-like captions;
+- {continued}Data: fresh scenes at every step, {recipe["pairs"]:.0%} of them with two objects, web-like captions;
   content-style correlation {recipe["correlation"]}.
 - Training: {recipe["steps"]} steps of {recipe["batch_size"]}, AdamW {recipe["learning_rate"]}, weight decay
   {recipe["weight_decay"]}, cosine, seed {recipe["seed"]}; {facts["seconds"] / 60:.0f} minutes on one {facts["device"]}.
