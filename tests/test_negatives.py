@@ -121,9 +121,10 @@ def test_a_swap_is_never_the_caption_and_follows_from_the_seed():
             assert found == [None] * len(captions), "two objects and nothing else: either order means the same"
 
 
-@pytest.mark.parametrize(("m", "k", "block"), [(50, 3, 10**6), (50, 50, 60), (30_000, 5, 200_000)])
-def test_mining_is_the_plain_search(monkeypatch, m, k, block):
-    monkeypatch.setattr(negatives, "_BLOCK", block)
+@pytest.mark.parametrize(("m", "k", "chunk"), [(50, 3, 1000), (50, 50, 7), (30_003, 5, 4000), (30_003, 5, 10**6)])
+def test_mining_is_the_plain_search(monkeypatch, m, k, chunk):
+    monkeypatch.setattr(negatives, "_CHUNK", chunk)
+    monkeypatch.setattr(negatives, "_ROWS", 6)
     g = torch.Generator().manual_seed(m)
     queries, items = torch.randn(13, 8, generator=g), torch.randn(m, 8, generator=g)
     cosine = torch.nn.functional.normalize(queries, dim=1) @ torch.nn.functional.normalize(items, dim=1).T

@@ -20,7 +20,8 @@ from clipbook.world import Scenes
 
 KINDS = ("swap_color", "swap_object", "reverse_relation", "replace_color", "replace_object", "replace_size")
 
-_BLOCK = 4_000_000  # similarities that exist at a time while mining
+# Of mining: queries and items at a time, items whose similarities are in the processor's cache, and items in a group.
+_ROWS, _CHUNK, _TILE, _GROUP = 512, 1 << 17, 2048, 8
 
 
 def counterfactual(scenes: Scenes, kind: str, *, seed: int = 0) -> Scenes:
@@ -246,20 +247,15 @@ def mine(queries: Tensor, items: Tensor, k: int, *, skip: Tensor | None = None) 
     if skip is not None and (skip.dtype != torch.int64 or skip.shape != (len(queries),)):
         raise ValueError(f"skip must be int64 ({len(queries)},), got {skip.dtype} {tuple(skip.shape)}")
     x, y = unit(queries), unit(items)
-    size = max(1, min(len(y), 1 << 16))
+    own = None if skip is None else skip.to(x.device).split(_ROWS)
     best, where = [], []
-    for start in range(0, len(x), rows := max(1, _BLOCK // size)):
-        block = x[start : start + rows]
-        value = block.new_empty(len(block), 0)
-        index = torch.empty(len(block), 0, dtype=torch.int64, device=x.device)
-        for first in range(0, len(y), size):
-            cosine = block @ y[first : first + size].T
-            if skip is not None:
-                own = skip[start : start + rows] - first
-                inside = ((own >= 0) & (own < cosine.shape[1])).nonzero()[:, 0]
-                cosine[inside, own[inside]] = -torch.inf
-            top, at = _top(cosine, min(k, cosine.shape[1]))
+    for number, block in enumerate(x.split(_ROWS)):
+        value, index = x.new_empty(len(block), 0), torch.empty(len(block), 0, dtype=torch.int64, device=x.device)
+        for first in range(0, len(y), _CHUNK):
+            top, at = _nearest(block, y[first : first + _CHUNK], k + (skip is not None))
             value, index = torch.cat([value, top], 1), torch.cat([index, at + first], 1)
+            if own is not None:
+                value = value.masked_fill(index == own[number][:, None], -torch.inf)
             value, order = value.topk(min(k, value.shape[1]), 1)
             index = index.gather(1, order)
         best.append(value)
@@ -267,16 +263,22 @@ def mine(queries: Tensor, items: Tensor, k: int, *, skip: Tensor | None = None) 
     return torch.cat(best), torch.cat(where)
 
 
-def _top(scores: Tensor, k: int, group: int = 64) -> tuple[Tensor, Tensor]:
-    """`topk` of long rows: the k largest lie in the k groups with the largest maxima, so only these are sorted."""
-    n, m = scores.shape
-    if m < 4 * k * group:
-        return scores.topk(k, 1)
-    whole = m // group * group
-    groups = scores[:, :whole].view(n, -1, group)
-    candidates = groups.amax(2).topk(k, 1).indices
-    inside = (candidates[..., None] * group + torch.arange(group, device=scores.device)).flatten(1)
-    rest = torch.arange(whole, m, device=scores.device).expand(n, -1)
-    inside = torch.cat([inside, rest], 1)
-    value, at = scores.gather(1, inside).topk(k, 1)
-    return value, inside.gather(1, at)
+def _nearest(x: Tensor, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of x @ y.T in each row (all, if there are fewer), looking only once at most of them.
+
+    The k largest lie in the k groups with the largest maxima: a group's maximum is all that is kept of it, while it is
+    in the processor's cache, and only the chosen groups are sorted.
+    """
+    whole = len(y) // _TILE * _TILE
+    value, index = (x @ y[whole:].T).topk(min(k, len(y) - whole), 1)
+    index = index + whole
+    if not whole:
+        return value, index
+    stride = _TILE // _GROUP  # a group is every stride-th item of a tile: maxima over whole columns are the fastest
+    maxima = torch.cat([(x @ tile.T).unflatten(1, (_GROUP, stride)).amax(1) for tile in y[:whole].split(_TILE)], 1)
+    group = maxima.topk(min(k, maxima.shape[1]), 1).indices
+    first = group // stride * _TILE + group % stride
+    inside = (first[..., None] + stride * torch.arange(_GROUP, device=x.device)).flatten(1)
+    value = torch.cat([value, (y[inside] @ x[..., None])[..., 0]], 1)
+    value, at = value.topk(min(k, value.shape[1]), 1)
+    return value, torch.cat([index, inside], 1).gather(1, at)
