@@ -101,7 +101,7 @@ def proto_clip_probabilities(
 
     Returns: (..., n, c), rows sum to 1. Raises ValueError for mismatched shapes, alpha outside [0, 1], negative
     beta, non-finite features.
-    Source: Padalunkal et al. 2023 (arXiv 2307.03073), eq. 3. Defined in {ref}`few-shot-adaptation`.
+    Source: Jaykumar P et al. 2023 (arXiv 2307.03073), eq. 3. Defined in {ref}`few-shot-adaptation`.
     """
     _check_widths("x", x, image_prototypes=image_prototypes, text_prototypes=text_prototypes)
     _check_number("alpha", alpha, 0, 1)
