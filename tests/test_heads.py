@@ -91,11 +91,11 @@ def test_two_towers_train_side_by_side_and_their_scale_is_learned():
     assert (history[-1] < 0.7 * history[0]).all()
     for index, (seed, scale) in enumerate(((0, 5.0), (1, 20.0))):
         alone, k = towers(seed, scale), 1
-        assert float(alone(image, text)[2]) == pytest.approx(scale, rel=1e-5)
+        assert alone(image, text)[2].item() == pytest.approx(scale, rel=1e-5)
         training.fit([alone], loss, 30, learning_rate=1e-2)
         for one, other in zip(alone(image, text), together[index](image, text), strict=True):
             assert torch.allclose(one, other, atol=1e-4)
-        assert abs(float(alone(image, text)[2]) - scale) > 1e-2
+        assert abs(alone(image, text)[2].item() - scale) > 1e-2
     linear = heads.TwoTowers(10, 7, 5)  # no hidden layer: a projection each
     assert torch.allclose(
         linear(2 * image, text)[0] - linear(image, text)[0], image @ linear.image[0].weight.T, atol=1e-5

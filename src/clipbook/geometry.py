@@ -154,8 +154,8 @@ def conformity(x: Tensor) -> Tensor:
 
     Args: x: rows, (n, d), n >= 2; normalised here.
 
-    Returns: (n,) float64 in [-1, 1]. Nearly linear in the cosine with the mean vector, which is quicker to have for
-    a vector that is new. Raises ValueError for non-finite or zero rows.
+    Returns: (n,) float64 in [-1, 1]: a linear function of the cosine with the mean of the unit vectors, which is
+    quicker to have for a vector that is new. Raises ValueError for fewer than two, non-finite or zero rows.
     Source: Levi & Gilboa 2024 (arXiv 2411.14517). Defined in {ref}`measuring-the-gap`.
     """
     (u,) = _unit64(2, True, x=x)
