@@ -983,7 +983,7 @@ def show(change=None):
 for part in (box, wanted):
     part.observe(show, "value")
 show()
-line = ipywidgets.HBox([box, ipywidgets.Label("gap:"), wanted])
+line = ipywidgets.HBox([box, ipywidgets.HTML("gap:"), wanted])
 ipywidgets.VBox([line, answer])
 
 # %% [markdown]
