@@ -958,10 +958,10 @@ for label, key in zip(by_name.index[:2], ("removed", "trained")):
 # {glue:text}`gap_name_removed_right:.1f`% of the first ten instead of {glue:text}`gap_name_trained_right:.1f`%. A gap is a
 # statement about means over a certain set of texts. A query of another kind has a gap of its own.
 #
-# **Search for yourself.** The box below needs a kernel, so it answers in Jupyter or Colab and shows one answer on the
-# published page. Words that the captions of this world use are understood: colours, sizes, media, 32 objects.
+# **Search for yourself.** The next cell makes a search box. It needs a kernel, so it shows in Jupyter and in Colab, and not
+# on the published page. Words that the captions of this world use are understood: colours, sizes, media, 32 objects.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "remove-output"]
 import base64
 import io
 
