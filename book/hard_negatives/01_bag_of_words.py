@@ -614,7 +614,7 @@ for kind in KINDS[:3]:
 
 # %%
 things = ("umbrella", "pencil", "cat")
-n_texts, n_probe = 10 * n_images, 3 * n_images  # half of them train
+n_texts, n_probe = 8 * n_images, 3 * n_images  # half of them train
 
 
 def with_thing(name, s):

@@ -197,7 +197,7 @@ def clustering(image, text, label, s):
     k = min(len(world.OBJECTS), len(image))
     both = torch.cat([unit(image), unit(text)]).numpy()
     with threadpool_limits(1):
-        cluster = KMeans(k, n_init=2, random_state=s).fit_predict(both)
+        cluster = KMeans(k, n_init=1, random_state=s).fit_predict(both)
     return adjusted_mutual_info_score(label.repeat(2), cluster)
 
 
