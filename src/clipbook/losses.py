@@ -75,7 +75,7 @@ def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
     all is finite.
     Source: Radford et al. 2021 (arXiv 2103.00020), figure 3. Defined in {ref}`contrastive-pretraining`.
     """
-    _check_stacks(2, image=image, text=text)
+    check_stacks(2, image=image, text=text)
     x, y = unit(image), unit(text)
     logits = _per_batch("scale", scale, x) * (x @ y.mT)
     matched = logits.diagonal(dim1=-2, dim2=-1)
@@ -96,7 +96,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float | Tensor) -> Tensor:
     shapes match, all is finite.
     Source: Chen et al. 2020 (arXiv 2002.05709), eq. 1. Defined in {ref}`augmented-prompts`.
     """
-    _check_stacks(2, a=a, b=b)
+    check_stacks(2, a=a, b=b)
     views = unit(torch.cat([a, b], -2))
     logits = views @ views.mT / _per_batch("temperature", temperature, views)
     n = a.shape[-2]
@@ -128,7 +128,7 @@ def clap_loss(
     Returns: scalar, in nats, or (...). Raises ValueError as `nt_xent`.
     Source: Cai et al. 2024 (arXiv 2311.16445), eq. 6. Defined in {ref}`augmented-prompts`.
     """
-    _check_stacks(2, prompt=prompt, augmented=augmented, content=content)
+    check_stacks(2, prompt=prompt, augmented=augmented, content=content)
     least = float(torch.as_tensor(weight).min())
     if not (math.isfinite(least) and least >= 0):
         raise ValueError(f"weight must be finite and at least 0, got {least:g}")
@@ -136,7 +136,7 @@ def clap_loss(
     return nt_xent(prompt, augmented, temperature) + weight * attract
 
 
-def _check_stacks(n_min: int, **features: Tensor) -> None:
+def check_stacks(n_min: int, **features: Tensor) -> None:
     """`check_features` for (..., n, d): the same, and equal shapes in front."""
     first_name, first = next(iter(features.items()))
     for name, x in features.items():
@@ -169,11 +169,11 @@ def negclip_loss(image: Tensor, text: Tensor, negatives: Tensor | None, scale: f
     """
     if negatives is None:
         return clip_loss(image, text, scale)
-    _check_stacks(2, image=image, text=text)
+    check_stacks(2, image=image, text=text)
     if not isinstance(negatives, Tensor) or negatives.ndim != image.ndim or negatives.shape[-1] != image.shape[-1]:
         got = tuple(negatives.shape) if isinstance(negatives, Tensor) else type(negatives).__name__
         raise ValueError(f"negatives must be a tensor (..., m, {image.shape[-1]}), got {got}")
-    _check_stacks(1, negatives=negatives)
+    check_stacks(1, negatives=negatives)
     x, y = unit(image), unit(text)
     logits = _per_batch("scale", scale, x) * (x @ torch.cat([y, unit(negatives)], -2).mT)
     true = logits[..., : x.shape[-2]]
@@ -199,7 +199,7 @@ def hcl_loss(a: Tensor, b: Tensor, temperature: float = 0.5, beta: float = 1.0, 
     Source: Robinson et al. 2021 (arXiv 2010.04592), eq. 4 (the pseudo-code there has another denominator). Defined in
     {ref}`weighing-negatives`.
     """
-    _check_stacks(2, a=a, b=b)
+    check_stacks(2, a=a, b=b)
     _check_positive("temperature", temperature)
     for name, value, high in (("beta", beta, math.inf), ("tau_plus", tau_plus, 1)):
         if not (math.isfinite(value) and 0 <= value < high):
@@ -230,7 +230,7 @@ def alignment(x: Tensor, y: Tensor) -> Tensor:
     Returns: scalar in [0, 4], or (...), equal to 2 - 2 * mean matched cosine. Raises ValueError unless shapes match.
     Source: Wang & Isola 2020 (arXiv 2005.10242), sec. 4.1. Defined in {ref}`contrastive-pretraining`.
     """
-    _check_stacks(1, x=x, y=y)
+    check_stacks(1, x=x, y=y)
     return (unit(x) - unit(y)).square().sum(-1).mean(-1)
 
 
@@ -246,7 +246,7 @@ def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     Returns: scalar, in nats, or (...). Raises ValueError unless n >= 2. Memory grows with n, not n^2.
     Source: Wang & Isola 2020 (arXiv 2005.10242), sec. 4.1. Defined in {ref}`contrastive-pretraining`.
     """
-    _check_stacks(2, x=x)
+    check_stacks(2, x=x)
     _check_positive("t", t)
     u, n, size = unit(x), x.shape[-2], _rows_at_a_time(x)
 
@@ -270,7 +270,7 @@ def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0) -> Tensor:
     Returns: scalar, in nats, or (...). Raises ValueError unless n >= 2 and shapes match. Memory grows with n, not
     n^2. Source: Fahim et al. 2024 (arXiv 2405.18570), the last term of CUAXU. Defined in {ref}`closing-the-gap`.
     """
-    _check_stacks(2, x=x, y=y)
+    check_stacks(2, x=x, y=y)
     _check_positive("t", t)
     u, v, n, size = unit(x), unit(y), x.shape[-2], _rows_at_a_time(x)
 

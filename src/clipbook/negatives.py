@@ -67,8 +67,7 @@ def counterfactual(scenes: Scenes, kind: str, *, seed: int = 0) -> Scenes:
 
 def _other(scenes: Scenes, factor: str, chance: Tensor) -> Tensor:
     """A value of a factor that the scene does not have, each as likely; a known object stays a known one."""
-    values = {"object": world.OBJECTS, "color": world.COLORS, "size": world.SIZES}[factor]
-    known = len(values)
+    known = len({"object": world.OBJECTS, "color": world.COLORS, "size": world.SIZES}[factor])
     taken = [getattr(scenes, factor)]
     if factor != "size":
         taken.append(getattr(scenes, f"{factor}2"))

@@ -265,7 +265,7 @@ def score(backbone: Backbone, correlation: float, seeds: tuple[int, ...] = (11, 
         }
         pairs = world.sample(n // 2, seed=seed + 200, objects=2)
         pairs = pairs[pairs.color != pairs.color2]
-        swapped = pairs.edit(color=pairs.color2, color2=pairs.color)
+        swapped = negatives.counterfactual(pairs, "swap_color")
         row = {name: sum(values) / len(values) for name, values in medium.items() if name != "picture"}
         row["decorrelated"] = sum(medium["picture"]) / len(world.MEDIA)
         row |= {f"decorrelated {name}": v for name, v in zip(world.MEDIA, medium["picture"])}

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipbook.losses import check_features, unit
+from clipbook.losses import check_features, check_stacks, unit
 
 
 def _check_labels(labels: Tensor, n: int, n_classes: int) -> None:
@@ -27,17 +27,10 @@ def _check_labels(labels: Tensor, n: int, n_classes: int) -> None:
         raise ValueError(f"labels must be in 0..{n_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
 
 
-def _check_stack(name: str, x: Tensor) -> None:
-    if not isinstance(x, Tensor) or x.ndim < 2:
-        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} must be a tensor (..., n, d), got {got}")
-    check_features(1, **{name: x.flatten(0, -2)})
-
-
 def _check_widths(first: str, x: Tensor, **others: Tensor) -> None:
-    _check_stack(first, x)
+    check_stacks(1, **{first: x})
     for name, y in others.items():
-        _check_stack(name, y)
+        check_stacks(1, **{name: y})
         if x.shape[-1] != y.shape[-1]:
             raise ValueError(f"{first} and {name} must have matching widths, got {x.shape[-1]} and {y.shape[-1]}")
 
@@ -61,7 +54,7 @@ def class_means(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     mismatched shapes, non-finite features.
     Source: Snell et al. 2017 (arXiv 1703.05175), eq. 1. Defined in {ref}`prototype-classifiers`.
     """
-    _check_stack("features", features)
+    check_stacks(1, features=features)
     _check_labels(labels, features.shape[-2], n_classes)
     belongs = F.one_hot(labels, n_classes).to(features.dtype)
     counts = belongs.sum(-2)
@@ -200,7 +193,7 @@ def linear_probe(
     """
     if not isinstance(features, Tensor) or features.ndim != 3:
         raise ValueError(f"features must be a tensor (problems, n, d), got {tuple(getattr(features, 'shape', ()))}")
-    _check_stack("features", features)
+    check_stacks(1, features=features)
     _check_labels(labels, features.shape[1], n_classes)
     _check_number("strength", strength, 1e-12)
     p, n, d = features.shape
@@ -241,7 +234,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, n_iterations: int = 3) -> Te
         epsilon: smoothness; > 0. Small ones approach a hard assignment.
         n_iterations: of both steps, >= 1. More of them bring the prototypes' shares closer to equal.
 
-    Returns: (n, k), rows sum to 1, in the dtype of scores (computed in float32 at least). Raises ValueError for
+    Returns: (n, k), rows sum to 1, in the dtype of scores (computed in float64). Raises ValueError for
     another shape, non-finite scores, a bad epsilon or n_iterations.
     Source: Cuturi 2013 (arXiv 1306.0895); Caron et al. 2020 (arXiv 2006.09882), sec. 3.1. Defined in
     {ref}`prototypes-in-pretraining`.
