@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from clipbook import negatives, world
+from clipbook.losses import unit
 from clipbook.negatives import KINDS, counterfactual, mine, swap
 
 
@@ -138,6 +139,17 @@ def test_mining_is_the_plain_search(monkeypatch, m, k, chunk):
         value, index = mine(queries, items, k, skip=skip)
         assert not (index == skip[:, None]).any()
         assert torch.allclose(value, cosine.scatter(1, skip[:, None], -2).topk(k, 1).values, atol=1e-6)
+
+
+def test_mining_is_exact_where_half_precision_cannot_tell(monkeypatch):
+    monkeypatch.setattr(negatives, "_FAST_HALF", True)  # as on a processor with native bfloat16
+    g = torch.Generator().manual_seed(0)
+    items = torch.cat([torch.randn(1, 16, generator=g) + 1e-3 * torch.randn(3000, 16, generator=g) for _ in range(3)])
+    queries = items[::700] + 1e-3 * torch.randn(len(items[::700]), 16, generator=g)
+    queries, items = unit(queries.double()), unit(items.double())
+    cosine = queries @ items.T
+    _, index = mine(queries, items, 7)
+    assert torch.equal(index, cosine.topk(7, 1).indices)
 
 
 def test_bad_input_names_the_argument():

@@ -45,17 +45,24 @@ def test_batches_follow_from_seed_and_step():
     assert not {word for text in captions for word in text.split()} & set(world.NOVEL)
 
 
-def test_false_captions_are_of_the_scene_s_own_words_and_never_true():
-    recipe = replace(pretrain.RECIPES["glyph-negatives"], batch_size=64)
-    images, captions, false = pretrain.batch(recipe, 5)
-    plain = pretrain.batch(replace(recipe, negatives=()), 5)
-    assert torch.equal(images, plain[0]) and captions == plain[1] and not plain[2], "the control sees the same scenes"
-    two = round(64 * recipe.pairs)
-    assert 2 * two < len(false) <= 3 * two and not set(false) & set(captions)
+def test_trained_on_alike_but_for_false_captions_or_twins():
+    plain, false, twins = (
+        replace(pretrain.RECIPES[f"glyph-{k}"], batch_size=96) for k in ("plain", "negatives", "twins")
+    )
+    images, captions, none = pretrain.batch(plain, 5)
+    same, as_well, wrong = pretrain.batch(false, 5)
+    assert torch.equal(images, same) and captions == as_well and not none, "the control sees the same scenes"
+    assert len(wrong) == 64 and not set(wrong) & set(captions)
     words = lambda text: sorted(word for word in text.split() if word not in ("a", "an"))
-    of_a_scene = {tuple(words(text)) for text in captions[-two:]}
-    swapped = [text for text in false if tuple(words(text)) in of_a_scene]
-    assert len(swapped) > len(false) / 2, "swaps keep the words; a relation changes one"
+    of_a_scene = {tuple(words(text)) for text in captions[-64:]}
+    swapped = [text for text in wrong if tuple(words(text)) in of_a_scene]
+    assert len(swapped) > len(wrong) / 2, "swaps keep the words; a relation changes one"
+    drawn, told, none = pretrain.batch(twins, 5)
+    assert len(drawn) == len(told) == 96 and not none and told[:64] == captions[:64]
+    assert sorted(wrong[:11]) == sorted(told[64:75]), "what is a false caption there is a twin's true one here"
+    ones = [{word for word in text.replace(",", "").split() if word in world.OBJECTS} for text in captions[-64:]]
+    held = [sum(map(world.OBJECTS.index, two)) % 5 == 0 for two in ones if len(two) == 2]
+    assert held and not any(held), "some pairs of objects are kept for the test"
 
 
 def test_training_continues_a_shipped_model(tmp_path):

@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=2 python tools/benchmark_mining.py
 
 Both search 100,000 unit vectors of 128 dimensions for the 32 nearest of each of 2,000 queries; best of five runs,
-taken in turns, since times on a shared machine are noisy.
+taken in turns, since times on a shared machine are noisy. Where the processor multiplies half precision natively,
+`negatives.mine` screens in it and proves for each query that nothing was missed.
 """
 
 import argparse

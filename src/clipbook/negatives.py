@@ -20,8 +20,10 @@ from clipbook.world import Scenes
 
 KINDS = ("swap_color", "swap_object", "reverse_relation", "replace_color", "replace_object", "replace_size")
 
-# Of mining: queries and items at a time, items whose similarities are in the processor's cache, and items in a group.
-_ROWS, _CHUNK, _TILE, _GROUP = 512, 1 << 17, 2048, 8
+# Of mining: queries and items at a time, items whose products are in the processor's cache, items in a group, and
+# whether the processor multiplies half precision natively.
+_ROWS, _CHUNK, _TILE, _GROUP = 128, 1 << 17, 4096, 16
+_FAST_HALF = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
 def counterfactual(scenes: Scenes, kind: str, *, seed: int = 0) -> Scenes:
@@ -228,6 +230,7 @@ def _articles(changed: str, caption: str) -> str:
 # ------------------------------------------------------------------------------------------------ mining
 
 
+@torch.no_grad()
 def mine(queries: Tensor, items: Tensor, k: int, *, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The k items nearest in angle to each query, exactly, with memory that does not grow with their number.
 
@@ -245,39 +248,60 @@ def mine(queries: Tensor, items: Tensor, k: int, *, skip: Tensor | None = None) 
         raise ValueError(f"k must be an int in 1..{most}, got {k!r}")
     if skip is not None and (skip.dtype != torch.int64 or skip.shape != (len(queries),)):
         raise ValueError(f"skip must be int64 ({len(queries)},), got {skip.dtype} {tuple(skip.shape)}")
-    x, y = unit(queries), unit(items)
-    own = None if skip is None else skip.to(x.device).split(_ROWS)
-    best, where = [], []
-    for number, block in enumerate(x.split(_ROWS)):
-        value, index = x.new_empty(len(block), 0), torch.empty(len(block), 0, dtype=torch.int64, device=x.device)
-        for first in range(0, len(y), _CHUNK):
-            top, at = _nearest(block, y[first : first + _CHUNK], k + (skip is not None))
-            value, index = torch.cat([value, top], 1), torch.cat([index, at + first], 1)
-            if own is not None:
-                value = value.masked_fill(index == own[number][:, None], -torch.inf)
-            value, order = value.topk(min(k, value.shape[1]), 1)
-            index = index.gather(1, order)
-        best.append(value)
-        where.append(index)
-    return torch.cat(best), torch.cat(where)
+    x, y, extra = unit(queries), unit(items), skip is not None
+    value = x.new_empty(len(x), 0)
+    index = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
+    for first in range(0, len(y), _CHUNK):
+        top, at = _nearest(x, y[first : first + _CHUNK], k + extra)
+        value, index = torch.cat([value, top], 1), torch.cat([index, at + first], 1)
+        if extra:
+            value = value.masked_fill(index == skip.to(x.device)[:, None], -torch.inf)
+        value, order = value.topk(min(k, value.shape[1]), 1)
+        index = index.gather(1, order)
+    return value, index
 
 
 def _nearest(x: Tensor, y: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of x @ y.T in each row (all, if there are fewer), looking only once at most of them.
-
-    The k largest lie in the k groups with the largest maxima: a group's maximum is all that is kept of it, while it is
-    in the processor's cache, and only the chosen groups are sorted.
-    """
+    """The k largest of x @ y.T in each row (all, if there are fewer), descending, and their columns."""
     whole = len(y) // _TILE * _TILE
-    value, index = (x @ y[whole:].T).topk(min(k, len(y) - whole), 1)
-    index = index + whole
+    if whole < 4 * _GROUP * k:
+        whole = 0
+    rest = [(block @ y[whole:].T).topk(min(k, len(y) - whole), 1) for block in x.split(_ROWS)]
+    value, index = torch.cat([r.values for r in rest]), torch.cat([r.indices for r in rest]) + whole
     if not whole:
         return value, index
-    stride = _TILE // _GROUP  # a group is every stride-th item of a tile: maxima over whole columns are the fastest
-    maxima = torch.cat([(x @ tile.T).unflatten(1, (_GROUP, stride)).amax(1) for tile in y[:whole].split(_TILE)], 1)
-    group = maxima.topk(min(k, maxima.shape[1]), 1).indices
-    first = group // stride * _TILE + group % stride
-    inside = (first[..., None] + stride * torch.arange(_GROUP, device=x.device)).flatten(1)
-    value = torch.cat([value, (y[inside] @ x[..., None])[..., 0]], 1)
-    value, at = value.topk(min(k, value.shape[1]), 1)
-    return value, torch.cat([index, inside], 1).gather(1, at)
+    fast = torch.bfloat16 if x.is_cuda or _FAST_HALF else x.dtype
+    top, at, sure = _screened(x, y[:whole], k, fast)
+    if fast != x.dtype and not bool(sure.all()):
+        top[~sure], at[~sure], _ = _screened(x[~sure], y[:whole], k, x.dtype)
+    value, order = torch.cat([top, value], 1).topk(k, 1)
+    return value, torch.cat([at, index], 1).gather(1, order)
+
+
+def _screened(x: Tensor, y: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest among 2k that a product in `dtype` proposes, their columns, and whether they must be the largest.
+
+    x and y are unit vectors. The 2k lie in the 2k groups with the largest maxima: nothing else is sorted. They are
+    scored again in full. Rounding moves a unit vector by at most half of `eps`, and a product of two by twice that
+    (Cauchy-Schwarz) and its own rounding: a row is sure where not even that brings what was not proposed among its k.
+    """
+    low, stride = y.to(dtype), _TILE // _GROUP  # a group is every stride-th item of a tile
+    member = stride * torch.arange(_GROUP, device=x.device)
+    tiles, found = low.split(_TILE), []
+    scores = low.new_empty(len(tiles), min(_ROWS, len(x)), _TILE)
+    for block in x.split(_ROWS):
+        rounded, score, maxima = block.to(dtype), scores[:, : len(block)], []
+        for products, tile in zip(score, tiles, strict=True):
+            torch.mm(rounded, tile.T, out=products)
+            maxima.append(products.unflatten(1, (_GROUP, stride)).amax(1))
+        group = torch.cat(maxima, 1).to(x.dtype).topk(2 * k, 1, sorted=False).indices
+        column = ((group // stride * _TILE + group % stride)[..., None] + member).flatten(1)
+        row = torch.arange(len(block), device=x.device)[:, None]
+        score = score[column // _TILE, row, column % _TILE].to(x.dtype)
+        best, at = score.topk(2 * k, 1, sorted=False)
+        column, worst = column.gather(1, at), best.amin(1)
+        top, at = (y[column] @ block[..., None])[..., 0].topk(k, 1)
+        bound = worst + torch.finfo(dtype).eps * (1.01 + worst.abs())
+        found.append((top, column.gather(1, at), bound < top[:, -1]))
+    values, columns, sure = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return values, columns, sure

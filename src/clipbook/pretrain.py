@@ -55,22 +55,28 @@ class Recipe:
     weight_decay: float = 0.1
     warmup: int = 100
     seed: int = 0
-    start: str = ""  # the shipped model to train on; "": from nothing
-    pair_captions: str = "web"  # of scenes of two objects; "full" always says colours and relation
-    negatives: tuple[str, ...] = ()  # false captions of every scene of two objects: some of `negatives.KINDS`
+    start: str = (
+        ""  # the shipped model to train on; "": from nothing. The rest concerns scenes of two objects, trained on
+    )
+    pair_correlation: float = 0.0
+    negatives: tuple[str, ...] = ()  # each scene has a false caption of one of these `negatives.KINDS`, in turn
+    twins: tuple[str, ...] = ()  # half of the scenes are counterfactuals, of one of these kinds in turn, of the others
 
 
 # The first two ship with the package. The next two differ in their correlation alone: `make sweep` trains them, to
-# measure what a web of that bias does to a model. The last two train glyph on, two thirds of the scenes of two objects
-# with full captions; they differ in the false captions alone.
-_ON = Recipe(0.75, 800, pairs=2 / 3, batch_size=192, learning_rate=5e-4, start="glyph", pair_captions="full")
+# measure what a web of that bias does to a model. The last three train glyph on: a third of a batch is as before, two
+# thirds are scenes of two objects with full captions. All see as many scenes; one has false captions beside the true
+# ones, and one sees scenes together with counterfactuals of them.
+_ON = Recipe(0.75, 800, pairs=2 / 3, batch_size=192, learning_rate=5e-4, start="glyph")
+_SWAPS = ("swap_color", "swap_object", "reverse_relation")
 RECIPES = {
     "glyph": Recipe(correlation=0.75, steps=1500),
     "glyph-fair": Recipe(correlation=0.0, steps=1500),
     "glyph-50": Recipe(correlation=0.5, steps=1500),
     "glyph-90": Recipe(correlation=0.9, steps=1500),
     "glyph-plain": _ON,
-    "glyph-negatives": replace(_ON, negatives=("swap_color", "swap_object", "reverse_relation")),
+    "glyph-negatives": replace(_ON, negatives=_SWAPS),
+    "glyph-twins": replace(_ON, twins=_SWAPS),
 }
 
 
@@ -114,26 +120,37 @@ def build(folder: Path, seed: int = 0) -> tuple[nn.Module, object]:
 
 
 def batch(recipe: Recipe, step: int, device: torch.device | str = "cpu") -> tuple[Tensor, list[str], list[str]]:
-    """The images (batch_size, 3, 64, 64) in [0, 1], captions and false captions of a step.
-
-    A function of (seed, step) alone. A false caption drops the same words as the true one; it is left out where what
-    it changes is not said, or where two objects of one colour leave nothing to swap.
-    """
+    """Images (batch_size, 3, 64, 64) in [0, 1], captions and false captions of a step: a function of (seed, step)."""
     two = round(recipe.pairs * recipe.batch_size)
     images, captions, false = [], [], []
     for objects, n in ((1, recipe.batch_size - two), (2, two)):
-        if n:
-            seed = (recipe.seed + 1) * 1_000_003 + 2 * step + objects
-            scenes = world.sample(n, seed=seed, objects=objects, correlation=recipe.correlation)
-            images.append(world.render(scenes.to(device)))
-            template = recipe.pair_captions if objects == 2 else "web"
-            true = world.caption(scenes, template)
-            captions += true
-            for kind in recipe.negatives if objects == 2 else ():
-                rows = (scenes.color != scenes.color2).nonzero()[:, 0] if kind == "swap_color" else torch.arange(n)
-                wrong = world.caption(negatives.counterfactual(scenes[rows], kind, seed=seed), template)
-                false += [text for row, text in zip(rows.tolist(), wrong, strict=True) if text != true[row]]
+        seed, on = (recipe.seed + 1) * 1_000_003 + 2 * step + objects, bool(recipe.start) and objects == 2
+        if on:
+            scenes, wrong = _together(recipe, n, seed)
+            false += [text for s in wrong for text in world.caption(s)]
+        else:
+            scenes = [world.sample(n, seed=seed, objects=objects, correlation=recipe.correlation)] if n else []
+        for some in scenes:
+            images.append(world.render(some.to(device)))
+            captions += world.caption(some, "full" if on else "web")
     return torch.cat(images), captions, false
+
+
+def withheld(scenes: world.Scenes) -> Tensor:
+    """Which scenes show two objects that training on never shows together, one pair in five: bool (n,)."""
+    return (scenes.object + scenes.object2) % 5 == 0
+
+
+def _together(recipe: Recipe, n: int, seed: int) -> tuple[list[world.Scenes], list[world.Scenes]]:
+    """n scenes of two objects in two colours, none withheld; and scenes whose captions are false of them."""
+    scenes = world.sample(3 * n + 20, seed=seed, objects=2, correlation=recipe.pair_correlation)
+    scenes = scenes[(scenes.color != scenes.color2) & ~withheld(scenes)]
+    in_turn = lambda kinds, m: [
+        negatives.counterfactual(scenes[i : m : len(kinds)], kind, seed=seed) for i, kind in enumerate(kinds)
+    ]
+    if not recipe.twins:
+        return [scenes[:n]], in_turn(recipe.negatives, n)
+    return [scenes[: n - n // 2], *in_turn(recipe.twins, n // 2)], []
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -227,8 +244,8 @@ def monitor(model: nn.Module, tokenizer, recipe: Recipe, n: int = 512) -> dict[s
     seen = world.sample(n, seed=1, correlation=recipe.correlation)
     fresh = world.sample(n, seed=2)
     image, text = embed(world.render(seen)), read(world.caption(seen, "web"))
-    pairs = world.sample(n, seed=3, objects=2)
-    pairs = pairs[pairs.color != pairs.color2]
+    pairs = world.sample(8 * n if recipe.start else n, seed=3, objects=2)
+    pairs = pairs[(pairs.color != pairs.color2) & (withheld(pairs) if recipe.start else True)][:n]
     drawn, true = embed(world.render(pairs)), read(world.caption(pairs))
     false = {kind: read(world.caption(negatives.counterfactual(pairs, kind))) for kind in negatives.KINDS[:3]}
     return {
@@ -287,7 +304,15 @@ def write_card(name: str, facts: dict, folder: Path) -> None:
     scores = score(backbones.load(f"local-dir:{folder}"), facts["recipe"]["correlation"] or 0.75)
     _write(folder / "card.json", json.dumps({"name": name, **facts, "scores": scores}, indent=1) + "\n")
     recipe = facts["recipe"]
-    continued = f"Continues {recipe['start']}. " if recipe["start"] else ""
+    data = f"{recipe['pairs']:.0%} of them with two objects, web-like captions;"
+    data = f"{data}\n  content-style correlation {recipe['correlation']}."
+    if recipe["start"]:
+        changed = {"negatives": "a false caption beside each", "twins": "half of them counterfactuals of the others"}
+        changed = [text for key, text in changed.items() if recipe[key]]
+        data = (
+            f"{data} Those with two objects have full captions, correlation {recipe['pair_correlation']}"
+            f"{', '.join(['', *changed])}.\n- Starts from the weights of {recipe['start']}."
+        )
     pick = ("correlated", "decorrelated", "worst_medium", "C", "CP", "PC", "NC", "binding_color")
     table = "\n".join(f"| {key} | {100 * scores[key]:.1f}% |" for key in pick)
     _write(
@@ -297,13 +322,12 @@ def write_card(name: str, facts: dict, folder: Path) -> None:
 A small CLIP (open_clip's `CLIP` class: a ModifiedResNet and a text transformer) that has only ever seen the
 drawn world of `clipbook.world`. It is for teaching: it knows {len(world.OBJECTS)} icons and nothing of photographs.
 
-- {continued}Data: fresh scenes at every step, {recipe["pairs"]:.0%} of them with two objects, web-like captions;
-  content-style correlation {recipe["correlation"]}.
+- Data: fresh scenes at every step, {data}
 - Training: {recipe["steps"]} steps of {recipe["batch_size"]}, AdamW {recipe["learning_rate"]}, weight decay
   {recipe["weight_decay"]}, cosine, seed {recipe["seed"]}; {facts["seconds"] / 60:.0f} minutes on one {facts["device"]}.
 - Reproduce: `python -m clipbook.pretrain --name {name}` (equal up to rounding on another machine).
 - Weights: half precision. Vocabulary: cut from CLIP's (MIT); pass `{VOCABULARY}` as `bpe_path` when you load
-  the tokenizer with open_clip directly; `clipbook.backbones.load("{name}")` does.
+  the tokenizer with open_clip directly; `clipbook.backbones.load` does.
 
 | measured on fresh scenes, three seeds | |
 |---|---|
@@ -350,7 +374,7 @@ def main() -> None:
     parser.add_argument("--name", default="glyph", choices=RECIPES, help="whose recipe")
     parser.add_argument("--out", type=Path, help="folder; default build/NAME. Killed runs resume from it")
     parser.add_argument("--device", help="cpu, cuda; default the best there is")
-    for field in ("correlation", "steps", "pairs", "seed"):
+    for field in ("correlation", "pair_correlation", "steps", "pairs", "batch_size", "learning_rate", "seed"):
         kind = type(getattr(RECIPES["glyph"], field))
         parser.add_argument(f"--{field}", type=kind, help=f"instead of the recipe's {field}")
     given = vars(parser.parse_args())
