@@ -47,7 +47,7 @@ device = None  # "cpu" or "cuda"; None takes the best there is
 n_images = 2048
 steps = 700  # of training a head
 out_dir = ""  # a folder to record the metrics in
-n_seeds = 3  # heads, and fresh test scenes, from seed on
+n_seeds = 3  # heads, each with its own noise, from seed on
 n_prompts = 96  # per class, out of 480
 hidden = 1024  # width of the head
 temperature = 0.3  # of the first term of the loss
@@ -156,7 +156,7 @@ pd.DataFrame({"prompt": plain, "augmented prompt": edited})
 
 
 # %%
-def class_texts(s=0, draws=3):
+def class_texts(s=0, draws=6):
     """The four wordings of the classes; NC (with noise) several times."""
     sets = {k: v for k, v in prompts.PROMPT_SETS.items() if k != "NC"}
     texts = {k: model.embed_texts(prompts.fill(v, classes)) for k, v in sets.items()}
@@ -422,9 +422,9 @@ for head in trained:
         agreed.append(agreement(head, unlabelled, told))
     agreed = torch.stack(agreed)
     head.alpha = alphas[middle_of_plateau(agreed)]
-    assert head.alpha == clap.choose_alpha(head, unlabelled, told, alphas)
     curves_agreed.append(agreed.mean(1).numpy())
 chosen = [head.alpha for head in trained]
+assert chosen[0] == clap.choose_alpha(trained[0], unlabelled, told, alphas)
 print("chosen without labels:", chosen)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Agreement between wordings on unlabelled pictures over alpha, with a maximum near 0.4, above the accuracy for C, which has its maximum at a somewhat smaller alpha."}}
@@ -447,9 +447,14 @@ axis.set_xticks(np.sqrt(ticks), ticks)
 axis.set(xlabel="strength alpha (square-root scale)", ylabel="%")
 plt.show()
 
+# %% [markdown]
+# Now the result. We are after differences of a point between prompt sets, and chance alone moves an accuracy on two
+# thousand pictures by one. So all heads are tested on one larger set of new pictures.
+
 # %%
-before = [measure(lambda z: z, t, w) for t, w in zip(tests, wordings)]
-after = [measure(h, t, w) for h, t, w in zip(trained, tests, wordings)]
+large = fresh(500 + seed, 6 * n_images)
+before = [measure(lambda z: z, large, w) for w in wordings]
+after = [measure(h, large, w) for h, w in zip(trained, wordings)]
 before, after = pd.DataFrame(before), pd.DataFrame(after)
 table = pd.DataFrame({"frozen": before.mean(), "CLAP": after.mean()})
 table["change"] = table["CLAP"] - table["frozen"]
@@ -650,7 +655,7 @@ released_views = clap.embed_views(model, classes, n_prompts, seed=seed)
 released, _ = train(released_views, seeds, steps=800 * steps // 700)
 for head in released:
     head.alpha = clap.choose_alpha(head, unlabelled, told, alphas)
-theirs = [measure(h, t, w) for h, t, w in zip(released, tests, wordings)]
+theirs = [measure(h, large, w) for h, w in zip(released, wordings)]
 theirs = pd.DataFrame(theirs)
 comparison = {"frozen": before, "released recipe": theirs, "this chapter": after}
 comparison = pd.DataFrame({name: rows.mean() for name, rows in comparison.items()})
@@ -688,7 +693,8 @@ put("ratio", ratio.mean())
 #
 # ## Check
 #
-# Each seed has its own head, its own test scenes and its own noise. The worst seed must hold.
+# Each seed has its own head and its own noise; all are tested on the same new pictures. The worst seed must hold. (The
+# range is a difference of two accuracies: a few hundredths of its ratio are chance.)
 
 # %% tags=["check"]
 checks = pd.DataFrame(
@@ -700,7 +706,7 @@ if shipped:
     assert (checks["C"] >= 2.5).all() and checks["C"].mean() >= 3
     assert (checks["NC"] >= 4).all()
     assert (checks["worst set"] >= -1).all(), "no prompt set loses more than a point"
-    assert checks["range ratio"].mean() <= 0.6
+    assert checks["range ratio"].mean() <= 0.6 and checks["range ratio"].max() <= 0.65
 
 # %% tags=["check"]
 c_curve = curve["C"].mean(0)
@@ -747,7 +753,7 @@ setting = {"hidden": hidden, "temperature": temperature, "learning_rate": 3e-4}
 rows = {}
 for name, pool in (("our edits", views), ("released edits", released_views)):
     for weight in (1.0, 0.0):
-        (head,), _ = clap.train(pool, [seed], weight=weight, steps=steps // 2, **setting)
+        (head,), _ = clap.train(pool, [seed], weight=weight, steps=steps // 4, **setting)
         head.alpha = 0.3
         label = f"{name}, weight {weight:.0f}"
         rows[label] = measure(head, tests[0], wordings[0])
@@ -789,7 +795,7 @@ pd.DataFrame(rows).round(1)
 # %% tags=["solution", "hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
 half = len(classes) // 2
 part = clap.Views(views.prompt[:half], views.augmented[:half], views.content[:half])
-(head,), _ = clap.train(part, [seed], steps=steps // 2, **setting)
+(head,), _ = clap.train(part, [seed], steps=steps // 4, **setting)
 image, label, _ = tests[0]
 rest, text = label >= half, wordings[0][0]["C"][half:]
 for head.alpha in (0.0, 0.1, 0.2, 0.4, 1.0):

@@ -149,7 +149,7 @@ def put(name, value):
 
 # %%
 def embed(scenes):
-    return model.embed_images(world.render(scenes.to(model.device)))
+    return unit(model.embed_images(world.render(scenes.to(model.device))))
 
 
 def matched(n, s):
@@ -160,7 +160,7 @@ def matched(n, s):
     keep = torch.tensor(sorted(first.values())[:n])
     dropped.append(1 - len(first) / len(said))
     text = model.embed_texts([said[i] for i in keep])
-    return scenes[keep], unit(embed(scenes[keep])), unit(text)
+    return scenes[keep], embed(scenes[keep]), unit(text)
 
 
 dropped, seeds = [], range(seed, seed + n_seeds)
@@ -332,8 +332,8 @@ def map_of(axis, delta):
     """Images and captions in the plane of the gap; some pairs joined."""
     moved = geometry.shift(x, y, delta * gap.norm().item())
     a, b = (z[:200] @ plane.T for z in moved)
-    for p, q in zip(a[:25], b[:25]):
-        axis.plot(*torch.stack([p, q]).T, "-", color=plots.QUIET, linewidth=0.6)
+    joined = {"color": plots.QUIET, "linestyle": "-", "linewidth": 0.6}
+    axis.plot(*torch.stack([a[:25], b[:25]]).permute(2, 0, 1), **joined)
     for z, color, name in ((a, 0, "images"), (b, 1, "captions")):
         mark, color = "os"[color], plots.PALETTE[color]
         axis.scatter(*z.T, s=9, color=color, marker=mark, alpha=0.7)
@@ -348,13 +348,14 @@ def map_of(axis, delta):
 
 # %% tags=["hide-input"]
 def frame(k):
-    figure, axes = plt.subplots(2, 2, figsize=(7, 4.4), width_ratios=(5, 4))
-    grid = axes[0, 0].get_gridspec()
-    axes[0, 0].remove(), axes[1, 0].remove()
-    map_of(figure.add_subplot(grid[:, 0]), deltas[k])
+    size = {"figsize": (7, 4.4), "width_ratios": (5, 4), "layout": "none"}
+    edges = {"left": 0.1, "right": 0.99, "bottom": 0.12, "top": 0.93}
+    size["gridspec_kw"] = edges | {"wspace": 0.25, "hspace": 0.22}
+    figure, axes = plt.subplot_mosaic([["map", "recall"], ["map", "loss"]], **size)
+    map_of(axes["map"], deltas[k])
     for axis, keys, unit_ in (
-        (axes[0, 1], ["i2t", "t2i"], "recall at 1 (%)"),
-        (axes[1, 1], list(curve)[2:], "loss (nats)"),
+        (axes["recall"], ["i2t", "t2i"], "recall at 1 (%)"),
+        (axes["loss"], list(curve)[2:], "loss (nats)"),
     ):
         for i, key in enumerate(keys):
             axis.plot(deltas, curve[key], color=plots.PALETTE[i], linestyle="-")
@@ -364,7 +365,7 @@ def frame(k):
             axis.annotate(key, end, (4, side), color=plots.PALETTE[i], **note)
         axis.axvline(deltas[k], color=plots.QUIET, linestyle=":", linewidth=1)
         axis.set(ylabel=unit_, xlim=(-1.1, 4.6), xticks=[-1, 0, 1, 2, 3])
-    axes[1, 1].set(xlabel="shift (in gaps)")
+    axes["loss"].set(xlabel="shift (in gaps)")
     return figure
 
 
@@ -464,12 +465,12 @@ def terms(x, y, scale):
 
 # %%
 errors, few = {}, (x[:n], y[:n])
-for scale, name in itertools.product((5.0, 50.0), terms(*few, 1.0)):
+for scale in (5.0, 50.0):
     c = torch.zeros_like(x[0], requires_grad=True)
-    terms(few[0] + c, few[1], scale)[name].backward()
-    error = (-c.grad - forces(*few, scale)[name]).abs().max().item()
-    errors[name, scale] = error
-error = pd.Series(errors).unstack()
+    expected = forces(*few, scale)
+    for name, term in terms(few[0] + c, few[1], scale).items():
+        pull = -torch.autograd.grad(term, c, retain_graph=True)[0]
+        errors[name, scale] = (pull - expected[name]).abs().max().item()
 print(f"largest difference from autograd: {max(errors.values()):.1e}")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The force of each term along the gap, in a bar chart: alignment pulls the clouds together, cross-uniformity pushes them apart, contrastive is small, uniformity zero."}}

@@ -92,7 +92,7 @@ if dataset != "glyphs":
 
 # %% tags=["remove-cell"]
 # claims are made about the shipped model's features and the chapter's own settings
-own = n_images >= 3000 and steps >= 300 and n_seeds >= 3
+own = n_images >= 4096 and steps >= 300 and n_seeds >= 3
 own = own and n_prototypes >= 64
 shipped = (backbone, dataset, batch) == ("glyph", "glyphs", 128) and own
 note = {"textcoords": "offset points", "fontsize": 9}  # labels in figures
@@ -223,7 +223,9 @@ enough = {e: int((path < 1).argmax()) for e, path in errors.items()}
 
 # %% tags=["hide-input"]
 def frame(rounds):
-    figure, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH, 3.1))
+    fixed = {"figsize": (plots.WIDTH, 3.1), "layout": "none"}
+    figure, (left, right) = plt.subplots(1, 2, **fixed)
+    figure.subplots_adjust(0.08, 0.16, 0.94, 0.92, wspace=0.28)
     alone = (scores / 0.05).softmax(1)
     q = sinkhorn(scores, 0.05, rounds) if rounds else alone
     left.bar(range(1, 13), 100 * q.mean(0), color=plots.PALETTE[0])
@@ -397,14 +399,22 @@ def softmax(scores):
 
 
 # %%
+def members(label):
+    """How many examples each cluster has, (..., n) to (..., k)."""
+    count = torch.zeros(*label.shape[:-1], n_prototypes, device=label.device)
+    return count.scatter_add(-1, label, torch.ones_like(label, dtype=count.dtype))
+
+
 def means(x, label, otherwise=None):
     """The mean of every cluster; one without members stays, or is zero."""
-    member = F.one_hot(label, n_prototypes).to(x.dtype)
-    count = member.sum(-2)[..., None]
-    mean = member.mT @ x / count.clamp(min=1)
+    count = members(label)[..., None]
+    total = x.new_zeros(*count.shape[:-1], x.shape[-1])
+    total = total.scatter_add(-2, label[..., None].expand(x.shape), x)
+    mean = total / count.clamp(min=1)
     return mean if otherwise is None else mean.where(count > 0, otherwise)
 
 
+# %%
 def kmeans(x, draws, rounds=6):
     """Centres and labels of stacks (s, n, d); starts from examples."""
     pick = [torch.randperm(x.shape[1], generator=g) for g in draws]
@@ -492,7 +502,7 @@ def look(apply, step, parts, state, usage):
             winner = state[arm, weight][0][2]
         else:
             winner = (x[s] @ c[s].mT).argmax(-1)
-        share = F.one_hot(winner, n_prototypes).double().mean(1)
+        share = members(winner).double() / n_images
         usage.setdefault((arm, weight), []).append(share)
 
 
@@ -826,13 +836,16 @@ perplexity = lambda u: (-(u * u.clamp(min=1e-12).log()).sum(-1)).exp()
 panels = ("SwAV", "ProtoCLIP", "softmax")
 
 
+# %% tags=["hide-input"]
 def frame(i):
-    figure, grid = plt.subplots(1, 3, figsize=(plots.WIDTH, 2.7), sharey=True)
+    fixed = {"figsize": (plots.WIDTH, 2.7), "layout": "none"}
+    figure, grid = plt.subplots(1, 3, sharey=True, **fixed)
+    figure.subplots_adjust(0.1, 0.18, 0.99, 0.84, wspace=0.08)
     for axis, arm in zip(grid, panels):
         share = usage[arm, 1][i][0]
         dead = int((share == 0).sum())
         ranked = 100 * share.sort(descending=True).values
-        axis.bar(range(1, n_prototypes + 1), ranked, width=1, color=tint[arm])
+        axis.stairs(ranked, np.arange(n_prototypes + 1) + 0.5, fill=True, color=tint[arm])
         words = f"{dead} dead, perplexity {perplexity(share):.0f}"
         axis.set_title(f"{arm}\n{words}", fontsize=9.5)
         fair = {"color": plots.QUIET, "linestyle": ":", "linewidth": 1}

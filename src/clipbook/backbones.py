@@ -63,7 +63,7 @@ class Backbone:
 
         Args:
             images: (n, 3, h, w), floating, in [0, 1]; resized, cropped and normalised as `preprocess` does.
-            batch_size: images per forward pass.
+            batch_size: images per forward pass; at most 128 on a CPU, whose caches larger ones overflow.
 
         Returns: (n, dim). Raises ValueError for another shape, type or range, and for NaN.
         """
@@ -75,6 +75,7 @@ class Backbone:
         steps = [t for t in self.preprocess.transforms if isinstance(t, nn.Module)]
         fit = transforms.Compose([t for t in steps if not isinstance(t, transforms.Normalize)])
         norm = transforms.Compose([t for t in steps if isinstance(t, transforms.Normalize)])
+        batch_size = min(batch_size, 128) if self.device.type == "cpu" else batch_size
         blocks = _progress(images.float().split(batch_size), "images", len(images), batch_size)
         return torch.cat([self.embed_prepared(norm(fit(block.to(self.device)).clamp(0, 1))) for block in blocks])
 
@@ -266,7 +267,7 @@ def load(name: str = "glyph", device: str | None = None, *, precision: str = "fp
     vocabulary = Path(arch[10:]) / VOCABULARY if arch.startswith("local-dir:") else None
     words = {"bpe_path": str(vocabulary)} if vocabulary and vocabulary.is_file() else {}
     tokenizer = open_clip.get_tokenizer(arch, **words)
-    model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # in which convolutions are faster
     size = model.visual.image_size
     with torch.no_grad():
         dim = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
