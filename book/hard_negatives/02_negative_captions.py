@@ -746,7 +746,8 @@ for name, value in at_start.items():
 # average, in single runs between {glue:text}`negcap_neg_relation_least`% and {glue:text}`negcap_neg_relation_most`%. It is
 # *twins*, without one false caption, that learn it in every run: {glue:text}`negcap_twins_bind_relation`%, soon after
 # colours ({glue:text}`negcap_twins_bind_color`%). So the relation is not beyond this architecture, this number of steps, or
-# this pooling. Nor beyond false captions: one more run (dashed) has twice the steps, so that its rate falls half as fast, and there
+# this pooling. Nor beyond false captions: one more run (dashed) has twice the steps, so that its rate falls half as fast, and
+# there
 # the relation is at {glue:text}`negcap_long_relation_500`% after 500 steps, {glue:text}`negcap_long_relation_800`% after 800
 # and {glue:text}`negcap_long_relation_1600`% at the end. It is a second jump, hundreds of steps after the first. In the
 # shorter runs the rate is nearly zero when its turn comes. Who stops there reports that relations cannot be learned this
@@ -1029,14 +1030,12 @@ panels[0].annotate("chance", (50, -0.7), (3, -3), color=plots.QUIET, **note)
 plt.show()
 
 # %% tags=["remove-cell"]
-for key in ("", "neg_", "twins_", "long_"):
+for key in ("neg_", "twins_", "long_"):
     for question in QUESTIONS:
         for tower in ("pictures", "captions"):
-            name = f"knows_{question}_{tower}"
-            values = over(key + name) if key else 100 * np.array([at_start[name]])
-            tell(f"{key or 'start_'}{name}", values)
-    if key:
-        tell(f"{key}one_colour", over(f"{key}one_colour_relation"))
+            name = f"{key}knows_{question}_{tower}"
+            tell(name, over(name))
+    tell(f"{key}one_colour", over(f"{key}one_colour_relation"))
 
 # %% [markdown]
 # At the start, pictures know the colour of the cat ({glue:text}`negcap_start_knows_colour_pictures`%; captions
