@@ -747,8 +747,7 @@ for name, value in at_start.items():
 # *twins*, without one false caption, that learn it in every run: {glue:text}`negcap_twins_bind_relation`%, soon after
 # colours ({glue:text}`negcap_twins_bind_color`%). So the relation is not beyond this architecture, this number of steps, or
 # this pooling. Nor beyond false captions: one more run (dashed) has twice the steps, so that its rate falls half as fast, and
-# there
-# the relation is at {glue:text}`negcap_long_relation_500`% after 500 steps, {glue:text}`negcap_long_relation_800`% after 800
+# there the relation is at {glue:text}`negcap_long_relation_500`% after 500 steps, {glue:text}`negcap_long_relation_800`% after 800
 # and {glue:text}`negcap_long_relation_1600`% at the end. It is a second jump, hundreds of steps after the first. In the
 # shorter runs the rate is nearly zero when its turn comes. Who stops there reports that relations cannot be learned this
 # way. Why they come so late is asked below.
