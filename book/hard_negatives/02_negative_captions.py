@@ -289,7 +289,7 @@ def frozen_part(run):
 
 
 def drawn(scenes):
-    embed = lambda: model.embed_images(world.render(scenes.to(model.device)), 64)
+    embed = lambda: model.embed_images(world.render(scenes.to(model.device)))
     return frozen_part(embed)
 
 
@@ -477,13 +477,6 @@ put("coin", 50 / n_test**0.5)
 
 
 # %%
-def decided(a, b):
-    """1 where a is larger, one half for a tie."""
-    margin = a - b
-    return torch.where(margin.abs() <= evaluate.TIE, 0.5, (margin > 0).double())
-
-
-# %%
 def both_ways(tower, scenes):
     """Each kind, picture to caption; for swaps also the reverse, and both."""
     here, found = [tower.embed_images(world.render(scenes.to(tower.device)))], {}
@@ -498,7 +491,7 @@ def both_ways(tower, scenes):
             s = x @ y.mT
             worst = torch.minimum(s[:, 0, 0], s[:, 1, 1])
             group = worst > torch.maximum(s[:, 0, 1], s[:, 1, 0])
-            found[f"{name}_t2i"] = float(decided(s[:, 0, 0], s[:, 1, 0]).mean())
+            found[f"{name}_t2i"] = float(evaluate.wins(s[:, 0, 0] - s[:, 1, 0]).mean())
             found[f"{name}_group"] = float(group.double().mean())
     return found
 
@@ -571,7 +564,7 @@ def knows(z, scenes, z_new, new, question):
     weight = torch.linalg.solve(z.T @ z + penalty, z.T @ code(scenes, question))
     answer = (z_new.double() - centre) @ weight
     own, other = ((answer * code(s, question)).sum(1) for s in (new, wrong))
-    return float(decided(own, other).mean())
+    return float(evaluate.wins(own - other).mean())
 
 
 # %%
@@ -941,7 +934,7 @@ levels, rows = (0.0, 0.25, 0.5, 0.75, 0.9), {}
 for level in levels:
     many = pairs(40_000, seed, held=False, correlation=level)
     true, false = favoured(many), favoured(counterfactual(many, "swap_color"))
-    rows[level] = {"blind rule right (%)": 100 * float(decided(true, false).mean())}
+    rows[level] = {"blind rule right (%)": 100 * float(evaluate.wins(true - false).mean())}
     rows[level]["swap in the batch (%)"] = 100 * batch_swaps(many)
 blind = pd.DataFrame(rows).T.rename_axis("correlation")
 blind.round(2)
@@ -1299,7 +1292,7 @@ two = [opinions(*s) for s in (start, negative)]
 margin, votes = (torch.lerp(a, b, 0.6) for a, b in zip(*two))
 right = float((votes.argmax(1) == data.label).double().mean())
 scores = {"weights mixed": (live_mix.loc["color", 0.6], live_mix.loc["zero", 0.6])}
-scores["scores averaged"] = 100 * float(decided(margin, 0 * margin).mean()), 100 * right
+scores["scores averaged"] = 100 * float(evaluate.wins(margin).mean()), 100 * right
 pd.DataFrame(scores, index=["swapped colours", "zero-shot"]).T.round(1).rename_axis("right (%)")
 
 # %% [markdown]

@@ -248,12 +248,6 @@ toy_nets = train_maps(toy_jobs, both_versions, rate=1e-2, batch=48)
 
 
 # %%
-def wins(margin):
-    """1 for a positive margin, 0 for a negative one, one half for a tie."""
-    tie = margin.abs() <= evaluate.TIE
-    return torch.where(tie, 0.5, (margin > 0).double())
-
-
 def ridge(source, target, penalty=0.01):
     """The matrix that takes rows of source nearest to those of target."""
     square = source.T @ source
@@ -265,7 +259,7 @@ def readable(z, code, train):
     """Share of unseen scenes of which a probe knows the right version."""
     change, answer = ((w[:, 0] - w[:, 1]).double() for w in (z, code))
     told = change[~train] @ ridge(change[train], answer[train])
-    return float(wins((told * answer[~train]).sum(1)).mean())
+    return float(evaluate.wins((told * answer[~train]).sum(1)).mean())
 
 
 # %%
@@ -424,7 +418,7 @@ def scores(x, z, rows):
     """Three choices; the sign of e·q; and search among the unseen, in %."""
     found = chosen(x, z, rows)
     a, b = x[rows].double(), unit(z[rows].double())
-    found += [wins(((a[:, 0] - a[:, 1]) * (b[:, 0] - b[:, 1])).sum(1)).mean().item()]
+    found += [evaluate.wins(((a[:, 0] - a[:, 1]) * (b[:, 0] - b[:, 1])).sum(1)).mean().item()]
     found += [evaluate.retrieval(x[rows, 0], z[rows, 0])["i2t@1"]]
     return [100 * value for value in found]
 
@@ -1153,7 +1147,7 @@ print("a split by picture leaks; a split by bag does not")
 # %%
 margin = (x[:, 0] * (f[:, 0] - f[:, 3])).sum(1)
 strict = {"broken: >": (margin > evaluate.TIE), "broken: >=": (margin >= -evaluate.TIE)}
-strict |= {"fixed: a tie is one half": wins(margin)}
+strict |= {"fixed: a tie is one half": evaluate.wins(margin)}
 strict = {name: 100 * value.double().mean().item() for name, value in strict.items()}
 assert list(strict.values()) == [0.0, 100.0, 50.0]
 pd.Series(strict).to_frame("reversed relation (%)").round(1)

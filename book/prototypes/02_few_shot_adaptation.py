@@ -1143,7 +1143,7 @@ for task in (known, novel):
             away.setdefault((task.kind, name), []).append(found)
 away = {key: np.mean(found, 0) for key, found in away.items()}
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, known and novel objects. For five methods a filled dot, the accuracy with shots from all media, and an open dot, with shots from the other seven; the open dots lie a little to the left."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, known and novel objects. For five methods a filled dot, the accuracy with shots from all media, and an open dot, with shots from the other seven; for discriminant analysis the open dot lies well to the left, for the others the two are close."}}
 figure, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 2.9), sharey=True)
 names = list(quick)[::-1]
 measured = [t for t in (known, novel) if (t.kind, "gda") in away]
@@ -1181,7 +1181,6 @@ lost["borrowed"] = lent[final].accuracy.mean() - away["novel", "borrowed"].mean(
 # If this is the reason, the covariance has to come from somewhere that has seen the medium; the class need not. We lend the
 # novel objects the covariance of the *known* ones in all media once more: {glue:text}`few_away_borrowed:.1f`%, where with
 # shots from all media it was {glue:text}`few_lent_last:.1f`%. Nothing is lost.
-#
 #
 # ## Published results
 #

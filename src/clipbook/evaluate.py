@@ -156,8 +156,15 @@ def binding(image: Tensor, true_text: Tensor, false_text: Tensor) -> float:
     """
     check_features(1, image=image, true_text=true_text, false_text=false_text)
     x, true, false = (unit(z.double()) for z in (image, true_text, false_text))
-    margin = (x * (true - false)).sum(1)
-    return float(((margin > TIE).double() + 0.5 * (margin.abs() <= TIE).double()).mean())
+    return float(wins((x * (true - false)).sum(1)).mean())
+
+
+def wins(margin: Tensor) -> Tensor:
+    """1 where a score is ahead, 0 where it is behind, one half for a tie; float64, in the shape of margin.
+
+    Args: margin: by how much, of cosines. Defined in {ref}`bag-of-words`.
+    """
+    return torch.where(margin.abs() <= TIE, 0.5, (margin > 0).double())
 
 
 def probes(features: Tensor, factors: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, float]:

@@ -304,15 +304,12 @@ def write_card(name: str, facts: dict, folder: Path) -> None:
     scores = score(backbones.load(f"local-dir:{folder}"), facts["recipe"]["correlation"] or 0.75)
     _write(folder / "card.json", json.dumps({"name": name, **facts, "scores": scores}, indent=1) + "\n")
     recipe = facts["recipe"]
-    data = f"{recipe['pairs']:.0%} of them with two objects, web-like captions;"
-    data = f"{data}\n  content-style correlation {recipe['correlation']}."
+    on = ""
     if recipe["start"]:
-        changed = {"negatives": "a false caption beside each", "twins": "half of them counterfactuals of the others"}
-        changed = [text for key, text in changed.items() if recipe[key]]
-        data = (
-            f"{data} Those with two objects have full captions, correlation {recipe['pair_correlation']}"
-            f"{', '.join(['', *changed])}.\n- Starts from the weights of {recipe['start']}."
-        )
+        on = f" Those with two objects have full captions, correlation {recipe['pair_correlation']}"
+        on += ", a false caption beside each" if recipe["negatives"] else ""
+        on += ", half of them counterfactuals of the others" if recipe["twins"] else ""
+        on += f".\n- Starts from the weights of {recipe['start']}."
     pick = ("correlated", "decorrelated", "worst_medium", "C", "CP", "PC", "NC", "binding_color")
     table = "\n".join(f"| {key} | {100 * scores[key]:.1f}% |" for key in pick)
     _write(
@@ -322,7 +319,8 @@ def write_card(name: str, facts: dict, folder: Path) -> None:
 A small CLIP (open_clip's `CLIP` class: a ModifiedResNet and a text transformer) that has only ever seen the
 drawn world of `clipbook.world`. It is for teaching: it knows {len(world.OBJECTS)} icons and nothing of photographs.
 
-- Data: fresh scenes at every step, {data}
+- Data: fresh scenes at every step, {recipe["pairs"]:.0%} of them with two objects, web-like captions;
+  content-style correlation {recipe["correlation"]}.{on}
 - Training: {recipe["steps"]} steps of {recipe["batch_size"]}, AdamW {recipe["learning_rate"]}, weight decay
   {recipe["weight_decay"]}, cosine, seed {recipe["seed"]}; {facts["seconds"] / 60:.0f} minutes on one {facts["device"]}.
 - Reproduce: `python -m clipbook.pretrain --name {name}` (equal up to rounding on another machine).
