@@ -460,7 +460,7 @@ put("coin", 50 / n_test**0.5)
 #
 # ## The full runs
 #
-# The rest takes minutes for each model: everything is trained, 800 steps of 192 pairs. 128 of them are scenes of two
+# The rest takes minutes for each model: everything is trained, 1,600 steps of 192 pairs. 128 of them are scenes of two
 # objects in full captions, and the other 64 are the pairs of the pretraining: *replay*, to keep what is there. The recipes
 # are in `pretrain.RECIPES`; `python -m clipbook.pretrain --name glyph-negatives` trains one. Three of them differ in one
 # thing only:
@@ -592,7 +592,7 @@ before |= knowledge(model)
 
 
 # %%
-ABLATIONS = {"no_replay": "no-replay", "correlated": "correlated", "slow": "slow", "long": "long"}
+ABLATIONS = {key: key.replace("_", "-") for key in ("short", "no_replay", "correlated", "slow")}
 THETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 history_keys = {"color": "swap_color", "object": "swap_object", "relation": "reverse_relation"}
 history_keys |= {"zero": "accuracy"}
@@ -700,8 +700,8 @@ if recorded:
         panels[1, 0].annotate(
             word, (0.03, height), xycoords="axes fraction", color=color, **note | {"xytext": (0, 0)}
         )
-    late = [over(f"long_relation_at_{step}").mean() for step in at if n_runs["long"]]
-    panels[1, 0].plot(at[: len(late)], late, "--", color=orange, linewidth=1.5)
+    early = {step: over(f"short_relation_at_{step}").mean() for step in at if step <= 800 and n_runs["short"]}
+    panels[1, 0].plot(early.keys(), early.values(), "--", color=orange, linewidth=1.5)
     panels[0, 0].set_ylabel("right (%)")
     panels[1, 0].set(ylabel="right (%)", xlabel="step")
     panels[1, 1].set_xlabel("step")

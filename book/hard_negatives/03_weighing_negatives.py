@@ -673,9 +673,9 @@ put("wasted_6", 100 * wasted[16])
 # - **CWCL** {cite:p}`srinivasa2023cwcl`: no caption is only right or only wrong. The targets of picture $i$ are $w_{ij} =
 #   (1 + \cos(x_i, x_j))/2$, from the frozen pictures, divided by their sum; captions as anchors keep the plain loss. As a
 #   second version we sharpen the weights, $w_{ij}^{16}$.
-# - **MACL** {cite:p}`huang2023macl`: the temperature follows the model. With $A$ the mean cosine of the pairs, $t = t_0
-#   (1 + \alpha A)$, $\alpha = 1/2$: the better the model, the more tolerant. The loss of an anchor is multiplied by $1/(1
-#   - p_{ii})$, held constant.
+# - **MACL** {cite:p}`huang2023macl`: the temperature follows the model. With $A$ the mean cosine of the pairs,
+#   $t = t_0 (1 + \alpha A)$, $\alpha = 1/2$: the better the model, the more tolerant. The loss of an anchor is multiplied
+#   by $1/(1 - p_{ii})$, held constant.
 # - **Oracles**, which only our world has: leave out *every* false negative, or share the target among *all* true captions.
 #
 # The first oracle bounds what any filter can buy. But before the race, the filter's own quality, which elsewhere can only
@@ -781,7 +781,7 @@ def loss(apply, step):
 # %%
 towers = lambda: heads.TwoTowers(model.dim, model.dim, 32)
 students = alike(towers, K * len(warmth))
-training.fit(students, loss, steps, learning_rate=3e-3, description="seven methods")
+_ = training.fit(students, loss, steps, learning_rate=3e-3, description="seven methods")
 
 # %% [markdown]
 # Scores: *search* is the share of pictures whose nearest caption is true of them, and of captions whose nearest picture

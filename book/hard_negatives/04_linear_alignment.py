@@ -410,7 +410,7 @@ def whitening(f, rows):
 
 
 # %%
-columns = ("swap_color", "swap_object", "reverse_relation", "both seen", "image to text @1")
+columns = ("colours", "objects", "relation", "both seen", "image to text @1")
 
 
 @torch.no_grad()

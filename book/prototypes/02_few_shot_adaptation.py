@@ -413,7 +413,7 @@ def interval(values):
 
 
 def show(values):
-    return "{:.1f} ± {:.1f}".format(*interval(values))
+    return "{:.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{:.1f}".format(*interval(values))
 
 
 # %% [markdown]
@@ -940,7 +940,7 @@ def table_of(kind):
     rows = {}
     for (k_kind, name, k), found in board.items():
         if k_kind == kind:
-            rows.setdefault(name, {})[f"{k} shots"] = show(found.accuracy)
+            rows.setdefault(name, {})[f"K = {k}"] = show(found.accuracy)
     table = pd.DataFrame(rows).T.fillna("-")
     return table.rename_axis(f"{kind}, top-1 (%)")
 
@@ -1089,7 +1089,7 @@ for k in shots:
     kinds = {"class means": board["novel", "class_mean", k]}
     kinds |= {"covariance of the shots": board["novel", "gda", k]}
     kinds |= {"borrowed covariance": lent[k]}
-    rows[f"{k} shots"] = {n: show(z.accuracy) for n, z in kinds.items()}
+    rows[f"K = {k}"] = {n: show(z.accuracy) for n, z in kinds.items()}
 pd.DataFrame(rows)
 
 # %% tags=["remove-cell"]
@@ -1394,7 +1394,7 @@ for task in (known, novel):
         right = torch.stack([z.argmax(-1) == s.test_y for z in watched])
         curve = 100 * right.double().mean(-1)  # (steps, seeds)
         best, end = curve.max(0).values.numpy(), curve[-1].numpy()
-        rows[f"{task.kind}, {k} shots"] = {
+        rows[f"{task.kind}, K = {k}"] = {
             "broken: best step on test": show(best),
             "fixed: last step": show(end),
             "error (points)": show(best - end),
@@ -1427,7 +1427,7 @@ for task in (known, novel):
         broken = search(s, lambda s, done=done: done.score, no_mix).accuracy
         fixed = search(s, from_zero, no_mix).accuracy
         both = search(s, lambda s: from_zero(s, True), no_mix).accuracy
-        rows[f"{task.kind}, {k} shots"] = {
+        rows[f"{task.kind}, K = {k}"] = {
             "uni-modal, from words": show(broken),
             "uni-modal, from zero": show(fixed),
             "with sentences": show(both),
@@ -1437,7 +1437,7 @@ unimodal = pd.DataFrame(rows).T.sort_index()
 unimodal
 
 # %% tags=["remove-cell"]
-row = unimodal.loc[f"known, {first} shots"]
+row = unimodal.loc[f"known, K = {first}"]
 row = row.str.split(" ").str[0].astype(float)
 put("uni_error", row["error (points)"])
 put("uni_adds", row["with sentences"] - row["uni-modal, from zero"])
@@ -1464,7 +1464,7 @@ for k in [k for k in shots if k <= 4 and 2 * k in shots]:
     for name, fit, alphas in (("gda", gda, loud), ("tip", tip, weights)):
         kinds = {"shots": s, "and views": more, "twice the shots": double}
         row = {n: search(z, fit, alphas).accuracy for n, z in kinds.items()}
-        rows[f"{name}, {k} shots"] = {n: show(v) for n, v in row.items()}
+        rows[f"{name}, K = {k}"] = {n: show(v) for n, v in row.items()}
 pd.DataFrame(rows).T.sort_index()
 
 # %% [markdown]
@@ -1486,7 +1486,7 @@ for task in (known, novel):
         free = board[task.kind, "proto_clip", k]
         full = board[task.kind, "proto_clip_f", k]
         no_align = search(s, lambda s: proto_clip_f(s, align=0.0), mixes)
-        rows[f"{task.kind}, {k} shots"] = {
+        rows[f"{task.kind}, K = {k}"] = {
             "training-free": show(free.accuracy),
             "trained": show(full.accuracy),
             "trained, no alignment": show(no_align.accuracy),
