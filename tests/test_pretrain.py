@@ -60,6 +60,12 @@ def test_trained_on_alike_but_for_false_captions_or_twins():
     drawn, told, none = pretrain.batch(twins, 5)
     assert len(drawn) == len(told) == 96 and not none and told[:64] == captions[:64]
     assert sorted(wrong[:11]) == sorted(told[64:75]), "what is a false caption there is a twin's true one here"
+    both = replace(pretrain.RECIPES["glyph-both"], batch_size=96)
+    _, told, wrong = pretrain.batch(both, 5)
+    assert len(wrong) == 64 and told[64:75] == pretrain.batch(twins, 5)[1][64:75]
+    assert not set(wrong) & set(told), "a false caption is not true of the other twin"
+    rare = pretrain.batch(replace(twins, twinned=0.05), 5)[1]
+    assert rare[:93] == captions[:93] and rare[93:] != captions[93:]
     ones = [{word for word in text.replace(",", "").split() if word in world.OBJECTS} for text in captions[-64:]]
     held = [sum(map(world.OBJECTS.index, two)) % 5 == 0 for two in ones if len(two) == 2]
     assert held and not any(held), "some pairs of objects are kept for the test"

@@ -55,19 +55,19 @@ class Recipe:
     weight_decay: float = 0.1
     warmup: int = 100
     seed: int = 0
-    start: str = (
-        ""  # the shipped model to train on; "": from nothing. The rest concerns scenes of two objects, trained on
-    )
+    start: str = ""  # the shipped model to train on; "": from nothing
+    # The rest concerns scenes of two objects, trained on.
     pair_correlation: float = 0.0
     negatives: tuple[str, ...] = ()  # each scene has a false caption of one of these `negatives.KINDS`, in turn
-    twins: tuple[str, ...] = ()  # half of the scenes are counterfactuals, of one of these kinds in turn, of the others
+    twins: tuple[str, ...] = ()  # some scenes are counterfactuals of others, of these kinds in turn
+    twinned: float = 0.5  # how many: a half is as many as there can be
 
 
 # The first two ship with the package. The next two differ in their correlation alone: `make sweep` trains them, to
 # measure what a web of that bias does to a model. The last three train glyph on: a third of a batch is as before, two
-# thirds are scenes of two objects with full captions. All see as many scenes; one has false captions beside the true
-# ones, and one sees scenes together with counterfactuals of them.
-_ON = Recipe(0.75, 800, pairs=2 / 3, batch_size=192, learning_rate=5e-4, start="glyph")
+# thirds are scenes of two objects with full captions. One has false captions beside the true ones, one sees scenes
+# together with counterfactuals of them, and one has both.
+_ON = Recipe(0.75, 1600, pairs=2 / 3, batch_size=192, learning_rate=5e-4, start="glyph")
 _SWAPS = ("swap_color", "swap_object", "reverse_relation")
 RECIPES = {
     "glyph": Recipe(correlation=0.75, steps=1500),
@@ -76,7 +76,8 @@ RECIPES = {
     "glyph-90": Recipe(correlation=0.9, steps=1500),
     "glyph-plain": _ON,
     "glyph-negatives": replace(_ON, negatives=_SWAPS),
-    "glyph-twins": replace(_ON, twins=_SWAPS),
+    "glyph-twins": replace(_ON, twins=_SWAPS, steps=800),
+    "glyph-both": replace(_ON, negatives=_SWAPS, twins=_SWAPS, steps=800),
 }
 
 
@@ -145,12 +146,16 @@ def _together(recipe: Recipe, n: int, seed: int) -> tuple[list[world.Scenes], li
     """n scenes of two objects in two colours, none withheld; and scenes whose captions are false of them."""
     scenes = world.sample(3 * n + 20, seed=seed, objects=2, correlation=recipe.pair_correlation)
     scenes = scenes[(scenes.color != scenes.color2) & ~withheld(scenes)]
-    in_turn = lambda kinds, m: [
-        negatives.counterfactual(scenes[i : m : len(kinds)], kind, seed=seed) for i, kind in enumerate(kinds)
-    ]
+    other = lambda some, kind: negatives.counterfactual(some, kind, seed=seed)
+    in_turn = lambda some, kinds: [other(some[i :: len(kinds)], kind) for i, kind in enumerate(kinds)]
     if not recipe.twins:
-        return [scenes[:n]], in_turn(recipe.negatives, n)
-    return [scenes[: n - n // 2], *in_turn(recipe.twins, n // 2)], []
+        return [scenes[:n]], in_turn(scenes[:n], recipe.negatives)
+    m = int(n * recipe.twinned)
+    shown, false = [scenes[: n - m], *in_turn(scenes[:m], recipe.twins)], []
+    if recipe.negatives:  # of the next kind: a false caption of a twin's own kind would be true of the other twin
+        kinds = recipe.negatives[1:] + recipe.negatives[:1]
+        false = in_turn(shown[0], kinds) + [other(some, kind) for some, kind in zip(shown[1:], kinds)]
+    return shown, false
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -308,7 +313,7 @@ def write_card(name: str, facts: dict, folder: Path) -> None:
     if recipe["start"]:
         on = f" Those with two objects have full captions, correlation {recipe['pair_correlation']}"
         on += ", a false caption beside each" if recipe["negatives"] else ""
-        on += ", half of them counterfactuals of the others" if recipe["twins"] else ""
+        on += f", {recipe['twinned']:.0%} of them counterfactuals of others" if recipe["twins"] else ""
         on += f".\n- Starts from the weights of {recipe['start']}."
     pick = ("correlated", "decorrelated", "worst_medium", "C", "CP", "PC", "NC", "binding_color")
     table = "\n".join(f"| {key} | {100 * scores[key]:.1f}% |" for key in pick)
@@ -372,7 +377,8 @@ def main() -> None:
     parser.add_argument("--name", default="glyph", choices=RECIPES, help="whose recipe")
     parser.add_argument("--out", type=Path, help="folder; default build/NAME. Killed runs resume from it")
     parser.add_argument("--device", help="cpu, cuda; default the best there is")
-    for field in ("correlation", "pair_correlation", "steps", "pairs", "batch_size", "learning_rate", "seed"):
+    shape = ("correlation", "pair_correlation", "steps", "pairs", "twinned", "batch_size", "learning_rate", "seed")
+    for field in shape:
         kind = type(getattr(RECIPES["glyph"], field))
         parser.add_argument(f"--{field}", type=kind, help=f"instead of the recipe's {field}")
     given = vars(parser.parse_args())
