@@ -235,6 +235,10 @@ def test_hcl_loss_is_the_published_formula_and_without_weights_nt_xent():
         ({"beta": -1.0}, "beta must be finite"),
         ({"tau_plus": 1.0}, r"tau_plus must be finite and in \[0, 1\)"),
         ({"temperature": 0.0}, "temperature"),
+        ({"temperature": torch.ones(2)}, r"temperature must be a number, got a tensor \(2,\)"),
+        ({"beta": "a"}, "beta must be a number, got 'a'"),
+        ({"beta": torch.ones(2)}, r"beta must be a number, got a tensor \(2,\)"),
+        ({"tau_plus": None}, "tau_plus must be a number, got None"),
     ):
         with pytest.raises(ValueError, match=message):
             losses.hcl_loss(a, b, **arguments)

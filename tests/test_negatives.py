@@ -1,7 +1,10 @@
 """Edits of scenes and sentences against each other, and mining against the plain search."""
 
+import weakref
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipbook import negatives, world
 from clipbook.losses import unit
@@ -97,16 +100,48 @@ def test_the_grammar_agrees_with_the_world():
         ("adjective", "the grass is green and the sky is blue", None),
         ("noun", "the dog runs near the fence", None),  # runs: a verb, or several? refused
         ("noun", "a red car, parked by a white house", "a red house, parked by a white car"),
+        ("any", "a cat next to a dog", None),  # true the other way round as well
+        ("any", "a cat near a dog", None),
+        ("any", "a cat with a dog", None),
+        ("any", "a cat together with a dog", None),
+        ("any", "A red cat beside a green cat", None),
+        ("any", "a cat, a dog and a bird", None),
+        ("any", "a photo of a cat and a photo of a dog", None),
+        ("noun", "a red cat near a blue dog", "a red dog near a blue cat"),
+        ("adjective", "a red cat near a blue dog", "a blue cat near a red dog"),
+        ("noun", "a small cat above a dog next to a small bird", None),  # checked below: more than one way
+        (
+            "noun",
+            "a painting of a red cat and a painting of a blue dog",
+            "a painting of a red dog and a painting of a blue cat",
+        ),
+        ("noun", "the man who is tall and the woman who is short", "the woman who is tall and the man who is short"),
+        ("any", "two men are playing tennis on a clay court", None),
+        ("any", "a bowl of fruit on a table", None),  # not "a bowl of table on a fruit"
+        ("noun", "a man riding horses by a barn", "a barn riding horses by a man"),
+        ("noun", "a swimming pool behind a house", "a house behind a swimming pool"),
     ],
 )
 def test_the_grammar_swaps_what_it_understands_and_refuses_the_rest(what, caption, expected):
     (found,) = swap([caption], what)
-    if "red house" in caption:
+    if "in a red house" in caption or "small bird" in caption:
         ways = {swap([caption], what, seed=seed)[0] for seed in range(20)}
         assert len(ways) > 1 and caption not in ways
         assert all(sorted(way.split()) == sorted(caption.split()) for way in ways)
     else:
         assert found == expected
+
+
+def test_two_sides_that_change_places_are_no_swap():
+    caption = "a cat on a mat and a dog on a mat"
+    ways = {swap([caption], seed=seed)[0] for seed in range(30)}
+    assert ways and not ways & {None, caption, "a dog on a mat and a cat on a mat"}
+
+
+def test_captions_may_come_from_a_generator():
+    captions = ["a red cat on a blue mat", "a cat"]
+    assert swap(c for c in captions) == swap(captions) == swap(tuple(captions))
+    assert swap([]) == []
 
 
 def test_a_swap_is_never_the_caption_and_follows_from_the_seed():
@@ -152,13 +187,82 @@ def test_mining_is_exact_where_half_precision_cannot_tell(monkeypatch):
     assert torch.equal(index, cosine.topk(7, 1).indices)
 
 
+@pytest.mark.parametrize("order", ["random", "rising", "falling"])
+@pytest.mark.parametrize("half", [True, False])
+def test_mining_is_exact_across_chunks_in_any_order(monkeypatch, order, half):
+    """Later chunks keep only what beats the best so far: none of them, all of them, a few."""
+    monkeypatch.setattr(negatives, "_CHUNK", 8192)
+    monkeypatch.setattr(negatives, "_FAST_HALF", half)
+    g = torch.Generator().manual_seed(1)
+    queries, items = torch.randn(9, 8, generator=g), torch.randn(30_003, 8, generator=g)
+    if order != "random":
+        queries = queries[:1] + 0.1 * queries
+        rank = (unit(items) @ unit(queries)[0]).argsort(descending=order == "falling")
+        items = items[rank]
+    best = (unit(queries) @ unit(items).T).topk(20, 1)
+    value, index = mine(queries, items, 20)
+    assert torch.allclose(value, best.values, atol=1e-6)
+    assert (index == best.indices).double().mean() > 0.95  # but for ties in the last digit
+
+
+class Peak(TorchDispatchMode):
+    """Bytes of all tensors that operations have made and somebody still holds, at their most."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given, self.held, self.most = {z.untyped_storage().data_ptr() for z in given}, {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for z in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(z, torch.Tensor) and z.untyped_storage().data_ptr() not in self.given:
+                at = z.untyped_storage().data_ptr()
+                size, holders = self.held.get(at, (0, 0))
+                self.held[at] = max(size, z.untyped_storage().nbytes()), holders + 1
+                weakref.finalize(z, self.let_go, at)
+        self.most = max(self.most, sum(size for size, _ in self.held.values()))
+        return out
+
+    def let_go(self, at):
+        size, holders = self.held.pop(at)
+        if holders > 1:
+            self.held[at] = size, holders - 1
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_memory_does_not_grow_with_the_number_of_items(monkeypatch, half):
+    monkeypatch.setattr(negatives, "_CHUNK", 8192)
+    monkeypatch.setattr(negatives, "_FAST_HALF", half)
+    g, most = torch.Generator().manual_seed(0), []
+    queries = torch.randn(40, 32, generator=g)
+    for m in (20_000, 160_000):
+        items = torch.randn(m, 32, generator=g)
+        with Peak(queries, items) as peak:
+            mine(queries, items, 5, skip=torch.arange(40))
+        most.append(peak.most)
+    assert most[1] < 1.1 * most[0], most
+    assert most[1] < items.nbytes / 2, "and not a copy of them"
+
+
 def test_bad_input_names_the_argument():
     one, two = world.sample(5), world.sample(40, objects=2, color=3)
+    alike = two.edit(object2=two.object, color2=4)
     x = torch.randn(4, 3)
     cases = [
         (lambda: counterfactual(one, "swap_color"), "swap_color needs scenes of two objects"),
         (lambda: counterfactual(two.edit(color2=3), "swap_color"), "40 of 40 scenes have one, the first in row 0"),
         (lambda: counterfactual(one, "swap"), "kind must be one of swap_color"),
+        (lambda: counterfactual([1], "swap_color"), "scenes must be Scenes, as from world.sample, got list"),
+        (lambda: counterfactual(two, "replace_size", seed="a"), "seed must be an int, got 'a'"),
+        (lambda: counterfactual(alike, "swap_object"), "swap_object needs two objects, but 40 of 40 scenes"),
+        (lambda: counterfactual(alike.edit(color2=3), "reverse_relation"), "reverse_relation needs two objects or two"),
+        (lambda: swap(None), "captions must be a list of strings, got None"),
+        (lambda: swap(["a cat"], seed=None), "seed must be an int, got None"),
+        (lambda: mine(x.double(), x, 1), "queries and items must be of one precision"),
+        (lambda: mine(x, [1], 1), "items must be a floating-point tensor"),
+        (lambda: mine(x, x, 1, skip=[0, 1, 2, 3]), r"skip must be int64 \(4,\), got list"),
+        (lambda: mine(x, x, 1, skip=torch.tensor([0, 1, 2, 99])), r"skip must be in 0\.\.3, got 0\.\.99"),
+        (lambda: mine(x, x, 1, skip=torch.tensor([0, 1, 2, -1])), r"skip must be in 0\.\.3, got -1\.\.2"),
         (lambda: swap("a cat"), "captions must be a list of strings, got 'a cat'"),
         (lambda: swap(["a cat", None]), "captions must be a list of strings"),
         (lambda: swap(["a cat"], "verb"), "what must be 'adjective', 'noun' or 'any', got 'verb'"),

@@ -10,6 +10,7 @@ settings, and the result has a value for each.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -195,11 +196,17 @@ def hcl_loss(a: Tensor, b: Tensor, temperature: float = 0.5, beta: float = 1.0, 
         a, b: the two views, (n, d), or stacks (..., n, d); normalised here.
         temperature: > 0. beta: how much hard negatives count, >= 0. tau_plus: share of false negatives, in [0, 1).
 
-    Returns: scalar, in nats, or (...); `nt_xent` at beta = tau_plus = 0. Raises ValueError as `nt_xent`.
+    Returns: scalar, in nats, or (...); `nt_xent` at beta = tau_plus = 0. Raises ValueError as `nt_xent`, and for
+    settings that are no numbers or out of range.
     Source: Robinson et al. 2021 (arXiv 2010.04592), eq. 4 (the pseudo-code there has another denominator). Defined in
     {ref}`weighing-negatives`.
     """
     check_stacks(2, a=a, b=b)
+    settings = {"temperature": temperature, "beta": beta, "tau_plus": tau_plus}
+    for name, value in settings.items():
+        if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.ndim == 0):
+            got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"{name} must be a number, got {got}")
     _check_positive("temperature", temperature)
     for name, value, high in (("beta", beta, math.inf), ("tau_plus", tau_plus, 1)):
         if not (math.isfinite(value) and 0 <= value < high):
