@@ -141,8 +141,8 @@ def truth(scenes, captions):
 
 # %% [markdown]
 # How often does it happen? The world's vocabulary says. Two scenes share their object with chance $1/32$. Given the
-# object, they share a factor of $k$ values with chance $c$, and a caption names the factor with chance $q$; it is
-# harmless unless both agree:
+# object, they share a factor of $k$ values with chance $c$, and a caption names the factor with chance $q$. The caption
+# stays true of the other picture where the factor is not named, or is the same in both:
 #
 # $$
 # r = \frac1{32} \prod_{\text{factors}} (1 - q + q\,c), \qquad
@@ -632,6 +632,13 @@ put("hcl_6", ours.mean(0)[5])
 debias = (grid[:, 0, 2] - grid[:, 0, 0]).mean()
 put("debias", debias)
 put("hcl_gain", ours.mean(0)[2:5].max() - ours.mean(0)[0])
+weighing = (grid[:, 1:, 0].mean(0) - grid[:, 0, 0].mean()).max()  # no debiasing
+put("weighing", weighing)
+put("hcl_below", ours.mean(0)[0] - ours.mean(0)[5])
+put("released_above", released[5] - released[0])
+put("released_part", 100 * (released[1] - released[0]) / (max(released) - released[0]))
+
+# %% tags=["remove-cell"]
 put("debias_hard", (grid[:, 2, 2] - grid[:, 2, 0]).mean())
 put("colder_best", colder.mean(0).max())
 put("too_much", grid[:, 0, 3].mean())
@@ -645,7 +652,9 @@ put("wasted_6", 100 * wasted[16])
 # %% [markdown]
 # The plain loss reaches {glue:text}`weigh_hcl_00:.1f`%, debiasing alone adds {glue:text}`weigh_debias:.1f` points, and
 # the best weighed setting has {glue:text}`weigh_hcl_best:.1f`%; at $\beta = 6$ it is {glue:text}`weigh_hcl_6:.1f`%. So
-# the shape of the released row comes back: up, a peak in the middle, down. Three things that the row alone does not say:
+# we see up, a peak in the middle, down, as in the released row, but not in the same places. Our best $\beta$ is
+# {glue:text}`weigh_hcl_beta:.1f`, theirs 1, and at $\beta = 6$ ours is {glue:text}`weigh_hcl_below:.1f` points *below*
+# the plain loss, theirs still {glue:text}`weigh_released_above:.1f` above. Three things that the row alone does not say:
 #
 # - **Much of it is temperature.** The dashed line has neither weights nor debiasing, only the temperature $t/(1 +
 #   \beta)$, at which $e^{s/t}$ is as steep as the weighed term. It rises and falls likewise, and reaches
@@ -656,10 +665,11 @@ put("wasted_6", 100 * wasted[16])
 #   {glue:text}`weigh_wasted_6:.0f`% at 6 (late in training; they are one in eight). The loss then mainly separates what
 #   should be together.
 # - **Debiasing is the smaller part.** At $\beta = 0$ it is worth {glue:text}`weigh_debias:.1f` points and at $\beta = 1$
-#   {glue:text}`weigh_debias_hard:.1f`; weights at the best $\beta$ bring {glue:text}`weigh_hcl_gain:.1f`. In the released
-#   row it is more than half of the gain. The correction takes a false negative to be as near as the positive. Late in
-#   training, $e^{s/t}$ of our negatives of the own object is {glue:text}`weigh_near:.0f`% of the positive's: a red cat
-#   and a blue one are alike, but not as alike as two views of one cat. So it takes out more than is there.
+#   {glue:text}`weigh_debias_hard:.1f`; weights alone ($\tau^+ = 0$) bring {glue:text}`weigh_weighing:.1f` at their best
+#   $\beta$, both together {glue:text}`weigh_hcl_gain:.1f`. In the released row debiasing is
+#   {glue:text}`weigh_released_part:.0f`% of the gain. The correction takes a false negative to be as near as the
+#   positive. Late in training, $e^{s/t}$ of our negatives of the own object is {glue:text}`weigh_near:.0f`% of the
+#   positive's: a red cat and a blue one are alike, but not as alike as two views of one cat. So it takes out more than is there.
 #
 # ## Filters, soft targets, adaptive temperatures
 #
@@ -859,6 +869,7 @@ put("precision", precision)
 put("recall", recall)
 put("leave_gain_cold", at_cold[5, 0] - at_cold[0, 0])
 put("leave_gain", at_best[5, 0] - at_best[0, 0])
+put("macl_loss", at_best[0, 0] - at_best[4, 0])
 put("share_gain", at_best[6, 0] - at_best[0, 0])
 put("share_gain_objects", at_best[6, 1] - at_best[0, 1])
 # %% tags=["remove-cell"]
@@ -887,8 +898,8 @@ put("plain_spread", warm_plain.max() - warm_plain.min())
 #   {glue:text}`weigh_plain_there:.0f`% and MACL {glue:text}`weigh_macl_cold:.0f`%.
 # - **At the best temperature** the same oracle is worth {glue:text}`weigh_leave_gain:.1f` points, from
 #   {glue:text}`weigh_plain_search:.1f`% to {glue:text}`weigh_leave_search:.1f`%. No filter can buy more here. MACL has
-#   {glue:text}`weigh_macl_search:.1f`%, no more than plain. Between temperatures, plain alone differs by
-#   {glue:text}`weigh_plain_spread:.0f` points.
+#   {glue:text}`weigh_macl_search:.1f`%, {glue:text}`weigh_macl_loss:.1f` points less than plain. Between temperatures,
+#   plain alone differs by {glue:text}`weigh_plain_spread:.0f` points.
 # - **To share is more than to leave out.** With the target spread over all true captions search gains
 #   {glue:text}`weigh_share_gain:.1f` points, and objects {glue:text}`weigh_share_gain_objects:.1f`. A false negative is
 #   not only noise to be removed. It is a free positive.
@@ -931,30 +942,29 @@ def nearest(x, y, k, rows=256, block=1024):
 
 # %%
 class LargestTable(TorchDispatchMode):
-    """Watches matrix products: the bytes of the largest one."""
+    """Watches matrix products: the bytes of the largest table they are written to."""
 
     bytes = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if function is torch.ops.aten.mm.default:
-            self.bytes = max(self.bytes, out.numel() * out.element_size())
+        if function in (torch.ops.aten.mm.default, torch.ops.aten.mm.out):
+            self.bytes = max(self.bytes, out.untyped_storage().nbytes())
         return out
 
 
 # %% [markdown]
 # It is exact, whatever the blocks, and its largest table does not grow. `negatives.mine` rests on the same idea and takes
-# more care of speed: it must find the same neighbours.
+# more care of speed, with larger blocks: it must find the same neighbours, and its table must stop growing too.
 
 # %%
 naive = lambda x, y, k: (unit(x) @ unit(y).T).topk(k, 1)
-ways = {"naive": naive, "blocks": nearest}
+ways = {"naive": naive, "blocks": nearest, "mine": negatives.mine}
 draw = torch.Generator().manual_seed(seed)
 queries, tables = torch.randn(256, 64, generator=draw), {name: [] for name in ways}
-counts = [1_024, 4_096, 16_384, 65_536]
+counts = [1_024, 4_096, 16_384, 65_536, 262_144]
 for m in counts:
-    items = torch.randn(m, 64, generator=draw)
-    answers = [negatives.mine(queries, items, 10)]
+    items, answers = torch.randn(m, 64, generator=draw), []
     for name, way in ways.items():
         with LargestTable() as watcher:
             answers.append(way(queries, items, 10))
@@ -963,12 +973,12 @@ for m in counts:
         assert torch.allclose(value, answers[0][0], atol=1e-5)
         assert (index == answers[0][1]).double().mean() > 0.999
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Size of the largest table of cosines over the number of items, both logarithmic: the naive way grows in proportion, from one mebibyte to 64; blocks stay flat at one."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Size of the largest table of cosines over the number of items, both logarithmic: the naive way grows in proportion, from one mebibyte to 256; blocks stay flat at one; mine grows up to its own block of 65,536 items and is flat from there."}}
 figure, axis = plt.subplots(figsize=(plots.WIDTH, 3))
-for (name, values), color in zip(tables.items(), (orange, blue)):
+for (name, values), color in zip(tables.items(), (orange, blue, green)):
     axis.plot(counts, values, "o-", color=color)
     axis.annotate(name, (counts[-1], values[-1]), (6, -3), color=color, **note)
-axis.set(xscale="log", yscale="log", xlim=(900, 250_000))
+axis.set(xscale="log", yscale="log", xlim=(900, 900_000))
 axis.set(xlabel="items (256 queries)", ylabel="largest table (MiB)")
 plt.show()
 
@@ -1043,9 +1053,9 @@ claims |= {"push on false, temperature 0.5": ([warm_push], 0, 10)}
 weighed = ours[:, 2:5].max(1)
 claims |= {"best β minus plain": (weighed - ours[:, 0], 1.5, inf)}
 claims |= {"best β minus β = 6": (weighed - ours[:, 5], 3, inf)}
-gains = [debias, ours.mean(0)[2:5].max() - ours.mean(0)[0]]
-claims |= {"debiasing at β = 0 (mean)": (gains[:1], -1, 4.5)}
-claims |= {"the same, minus the gain at the best β": ([gains[0] - gains[1]], -inf, -1)}
+claims |= {"plain minus β = 6 (mean)": ([(ours[:, 0] - ours[:, 5]).mean()], 1, inf)}
+claims |= {"debiasing at β = 0 (mean)": ([debias], 0, 4.5)}
+claims |= {"the same, minus weights alone at the best β": ([debias - weighing], -inf, -1)}
 claims |= {"τ⁺ of twice the share (mean)": ([(grid[:, 0, 3] - grid[:, 0, 0]).mean()], -inf, -2)}
 claims |= {"clamped there": ([100 * clamped[3]], 80, 100)}
 alone = colder.mean(0).max() - ours.mean(0)[0]
@@ -1063,7 +1073,7 @@ claims |= {"t = 0.1: MACL minus plain": (cold[:, 4] - cold[:, 0], 3, inf)}
 warm, both = at_best[:, 0], at_best[:, 1]
 claims |= {"best t: leave out minus plain (mean)": ([warm[5] - warm[0]], -1.5, 2.5)}
 claims |= {"best t: filter minus plain (mean)": ([warm[1] - warm[0]], -1.5, 2)}
-claims |= {"best t: MACL minus plain (mean)": ([warm[4] - warm[0]], -inf, 1)}
+claims |= {"best t: MACL minus plain (mean)": ([warm[4] - warm[0]], -inf, 0)}
 claims |= {"best t: share minus plain (mean)": ([warm[6] - warm[0]], 1, inf)}
 claims |= {"the same, objects": ([both[6] - both[0]], 2, inf)}
 claims |= {"best t: CWCL minus plain, search (mean)": ([warm[2] - warm[0]], 0.5, inf)}
@@ -1083,11 +1093,13 @@ assert checks["holds"].all() or not shipped, checks
 checks.infer_objects().round(2)
 
 # %% [markdown]
-# And on whatever runs: the tables of the blocks stay as they are while the items become 64 times as many.
+# And on whatever runs: the tables of the blocks stay as they are while the items become 256 times as many, and those of
+# `negatives.mine` from 65,536 items on.
 
 # %% tags=["check"]
 assert tables["blocks"][0] == tables["blocks"][-1] <= 1.0
-assert tables["naive"][-1] == 64 * tables["naive"][0]
+assert tables["mine"][-1] == tables["mine"][-2] <= 32.0
+assert tables["naive"][-1] == 256 * tables["naive"][0]
 print("largest:", *(f"{tables[k][-1]:.0f} MiB ({k})" for k in tables))
 
 # %% [markdown]
@@ -1139,7 +1151,7 @@ pulls.round(1)
 #
 # ### A share that is too large
 # The correction may make the estimate negative, and then the floor takes over: a constant, with no gradient from any
-# negative. Watch the share of clamped anchors. (The first row of the heat map, late in training.)
+# negative. Watch the share of clamped anchors. (The first column of the heat map, $\beta = 0$, late in training.)
 
 # %%
 rows = {"clamped anchors (%)": 100 * clamped[:4], "accuracy (%)": grid[:, 0].mean(0)}
@@ -1165,10 +1177,18 @@ print(f"only one's own is right: {strict:.1f}%; any true one is: {kind_rule:.1f}
 # %% tags=["remove-cell"]
 put("strict", strict)
 put("kind", kind_rule)
+forgiven = 100 * (kind_rule - strict) / (100 - strict)
+put("forgiven", forgiven)
 
 # %% [markdown]
-# {glue:text}`weigh_strict:.1f`% or {glue:text}`weigh_kind:.1f`%: more than half of the "errors" are right answers.
-#
+# {glue:text}`weigh_strict:.1f`% or {glue:text}`weigh_kind:.1f`%: more than half of the "errors"
+# ({glue:text}`weigh_forgiven:.0f`%) are right answers.
+
+# %% tags=["check"]
+assert forgiven > 55 or not shipped, f"right answers among the errors: {forgiven:.0f}%"
+print(f"of the errors by the strict rule {forgiven:.0f}% are right answers")
+
+# %% [markdown]
 # ## Exercises
 #
 # ### Exercise 1: how large is too large
@@ -1183,13 +1203,18 @@ for rho in (0.75, 0.0):
     rows[f"ρ = {rho:g}"] = {kind: round(1 + 1 / r) for kind, r in chance.items()}
 CORRELATION = 0.75
 fewest = pd.DataFrame(rows).rename_axis("batch with one expected")
+sooner = fewest["ρ = 0"] / fewest["ρ = 0.75"]
+put("sooner_web", sooner["web"])
+put("sooner_full", sooner["full"])
+assert 2.5 < sooner["web"] < 3.5 and 25 < sooner["full"] < 35
 assert abs(expected_rate(0, 0, 0, 0) - 1 / 32) < 1e-12
 fewest
 
 # %% [markdown]
 # :::{dropdown} Why
-# With captions that name the object only, 33 pairs are enough. Favourites make it several times worse for detailed
-# captions: who knows the object nearly knows the colour and the medium, so that to name them tells two scenes apart less
+# With captions that name the object only, 33 pairs are enough. Favourites make it
+# {glue:text}`weigh_sooner_web:.1f` times worse for web captions, and {glue:text}`weigh_sooner_full:.0f` times for full
+# ones: who knows the object nearly knows the colour and the medium, so that to name them tells two scenes apart less
 # often. What counts is not how long a caption is but how surprising.
 # :::
 #
@@ -1250,7 +1275,7 @@ print(f"changed, and true by chance: {100 * (changed & ~false).sum() / changed.s
 #   what captions leave out; the same text is only a small part.
 # - The push on a negative is its share of the softmax. At a low temperature most of it falls on false negatives: hard and
 #   false are nearly the same.
-# - Hardness weights rise and fall with $\beta$ as published. Much of the gain is that of a lower temperature; the fall is
+# - Accuracy rises and falls with $\beta$ as published, though our fall goes below the plain loss. Much of the gain is that of a lower temperature; the fall is
 #   the false negatives' weight.
 # - Debiasing is worth less here than weighing, and a share that is too large switches the negatives off.
 # - To leave out all false negatives helps much at a bad temperature and little at a good one. To share the target among
@@ -1269,12 +1294,12 @@ metrics = {"false_rate": expected["web"], "false_rate_counted": np.mean(counted[
 metrics |= {"hardest_false": hardest_false, "push_false": at_own[1]}
 metrics |= {"hcl_00": ours.mean(0)[0] / 100, "hcl_best": ours.mean(0)[2:5].max() / 100}
 metrics |= {"hcl_debiased": ours.mean(0)[1] / 100, "hcl_6": ours.mean(0)[5] / 100}
-metrics |= {"hcl_colder": colder.mean(0).max() / 100}
+metrics |= {"hcl_colder": colder.mean(0).max() / 100, "hcl_weights_alone": (ours.mean(0)[0] + weighing) / 100}
 metrics |= {"filter_precision": precision / 100, "filter_recall": recall / 100}
 keys = ("plain", "filter", "cwcl", "cwcl_sharp", "macl", "oracle", "oracle_share")
 for k, name in enumerate(keys):
     metrics[f"{name}_retrieval"] = at_best[k, 0] / 100
     metrics[f"{name}_zero_shot"] = at_best[k, 1] / 100
     metrics[f"{name}_retrieval_cold"] = at_cold[k, 0] / 100
-metrics |= {"mined_false": mined.mean(), "strict_recall": strict / 100}
+metrics |= {"mined_false": mined.mean(), "strict_recall": strict / 100, "forgiven": forgiven / 100}
 runs.record(metrics, out_dir)
