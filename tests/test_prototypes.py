@@ -156,10 +156,25 @@ def test_shots_are_drawn_by_class_and_more_keep_the_fewer():
     assert not torch.equal(eight[0], eight[1])
 
 
-def test_bad_input_names_the_argument():
-    keys, labels, x, _, text = shots()
-    p = prototypes
-    cases = [
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1.0), (torch.float32, 3e38), (torch.float64, 1e307)])
+@pytest.mark.parametrize("epsilon", [5e-324, 1e-310, 1e-308, 1e-300, 0.05, 1e300])
+def test_sinkhorn_is_finite_for_any_score_and_epsilon(dtype, size, epsilon):
+    random = torch.randn(64, 8, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for scores in (random.clamp(-1, 1) * size, random.sign() * size):  # the second is full of ties
+        for n_iterations in (1, 3, 30):
+            q = prototypes.sinkhorn(scores, epsilon, n_iterations)
+            assert torch.isfinite(q).all() and (q >= 0).all()
+            assert torch.allclose(q.sum(1), torch.ones(64, dtype=dtype), atol=1e-6)
+
+
+def bad_input():
+    keys, labels, x, query_labels, text = shots()
+    p, e = prototypes, evaluate
+    tip = lambda **bad: p.tip_adapter_logits(x, keys, labels, text, **{"alpha": 1.0, "beta": 2.0} | bad)
+    mix = p.proto_clip_probabilities
+    probe = lambda **bad: p.linear_probe(keys[None], labels, 5, **bad)
+    some = torch.cat([labels[:16], labels[:4]])  # no shot of class 4
+    return [
         (lambda: p.class_means(keys, labels, 6), "no example of class 5"),
         (lambda: p.class_means(keys, labels, 4), r"labels must be in 0\.\.3, got 0\.\.4"),
         (lambda: p.class_means(keys, labels[:3], 5), r"labels must be int64 \(\.\.\., 20\)"),
@@ -167,25 +182,62 @@ def test_bad_input_names_the_argument():
         (lambda: p.class_means(keys / 0, labels, 5), "features must be finite"),
         (lambda: p.prototype_logits(x, text, -1.0), "beta must be finite and at least 0, got -1"),
         (lambda: p.prototype_logits(x, text[:, :3]), "x and prototypes must have matching widths, got 12 and 3"),
-        (lambda: p.proto_clip_probabilities(x, text, text, 1.1, 1.0), r"alpha must be in \[0, 1\], got 1.1"),
-        (lambda: p.proto_clip_probabilities(x, text, text, -0.1, 1.0), "alpha must be in"),
-        (lambda: p.proto_clip_probabilities(x, text, text, 0.5, -1.0), "beta must be"),
-        (lambda: p.proto_clip_probabilities(x, text[:4], text, 0.5, 1.0), "as many classes, got 4 and 5"),
+        (lambda: mix(x, text, text, 1.1, 1.0), r"alpha must be in \[0, 1\], got 1.1"),
+        (lambda: mix(x, text, text, -0.1, 1.0), "alpha must be in"),
+        (lambda: mix(x, text, text, 0.5, -1.0), "beta must be"),
+        (lambda: mix(x, text[:4], text, 0.5, 1.0), "as many classes, got 4 and 5"),
         (lambda: p.tip_adapter_logits(x, keys, labels, text, 1.0, -2.0), "beta must be finite and at least 0"),
         (lambda: p.tip_adapter_logits(x, keys, labels, text, math.nan, 2.0), "alpha must be finite"),
         (lambda: p.tip_adapter_logits(x, keys, labels, text[:4], 1.0, 2.0), r"labels must be in 0\.\.3"),
+        (lambda: p.prototype_logits(x.half(), text.float()), "x and prototypes must have matching dtypes, got"),
+        (lambda: p.prototype_logits(x, text, "1"), "beta must be a number, got '1'"),
+        (lambda: mix(x, text[:1], text[:1], 0.5, 1.0), "image_prototypes must have a row for each"),
+        (lambda: mix(x, text, text[:1], 0.5, 1.0), "text_prototypes must have a row for each"),
+        (lambda: mix(x, text, text.float(), 0.5, 1.0), "x and text_prototypes must have matching"),
+        (lambda: mix(x, text, text, "a", 1.0), "alpha must be a number, got 'a'"),
+        (lambda: mix(x, text, text, True, 1.0), "alpha must be a number, got True"),
+        (lambda: tip(alpha=None), "alpha must be a number, got None"),
+        (lambda: tip(alpha=torch.tensor(True)), "alpha must be a number, got a tensor of torch.bool"),
+        (lambda: tip(scale=[1.0]), r"scale must be a number, got \[1.0\]"),
+        (lambda: p.tip_adapter_logits(x, keys[:4], labels[:4], text[:1], 1.0, 2.0), "text must have a row"),
+        (lambda: p.tip_adapter_logits(x, keys, some, text, 1.0, 2.0), "labels must hold every class, got no"),
         (lambda: p.gaussian_discriminant(keys, labels, 5, 0.0), r"shrinkage must be in \[1e-06, 1\], got 0"),
         (lambda: p.linear_probe(keys, labels, 5), r"features must be a tensor \(problems, n, d\)"),
-        (lambda: p.linear_probe(keys[None], labels, 5, 0.0), "strength must be"),
-        (lambda: p.linear_probe(keys[None], labels, 5, start=text[:4]), "start must be"),
+        (lambda: probe(strength=0.0), "strength must be"),
+        (lambda: probe(start=text[:4]), r"start must be \(5, 12\) or \(1, 5, 12\), got \(4, 12\)"),
+        (lambda: probe(start=text.expand(2, -1, -1)), "start must be"),
+        (lambda: probe(start=text / 0), "start must be finite"),
+        (lambda: probe(strength=torch.ones(2)), r"strength must be \(\) or \(1,\), got \(2,\)"),
+        (lambda: probe(strength="1"), "strength must be a number"),
+        (lambda: probe(weights=torch.ones(3)), r"weights must be \(20,\) or \(1, 20\), got \(3,\)"),
+        (lambda: probe(weights=-torch.ones(20)), "weights must be finite and at least 0, got -1"),
+        (lambda: p.linear_probe(keys[None], some, 5), "labels must hold every class, got no example of class 4"),
+        (lambda: p.linear_probe(keys[None], labels.expand(2, -1), 5), r"labels must be \(20,\) or \(1, 20\)"),
         (lambda: p.sinkhorn(text, epsilon=0.0), "epsilon must be finite and above 0"),
+        (lambda: p.sinkhorn(text, epsilon=-1.0), "epsilon must be finite and above 0"),
+        (lambda: p.sinkhorn(text, epsilon="a"), "epsilon must be a number, got 'a'"),
+        (lambda: p.sinkhorn(text, epsilon=True), "epsilon must be a number, got True"),
         (lambda: p.sinkhorn(text / 0), "scores must be finite"),
         (lambda: p.sinkhorn(text, n_iterations=0), "n_iterations must be a positive int"),
-        (lambda: evaluate.draw_shots(labels, 5, [0]), "got 5, but class 0 has 4"),
-        (lambda: evaluate.draw_shots(labels, 0, [0]), "shots must be a positive int"),
-        (lambda: evaluate.mixing_accuracy(x, x, labels, [0.0]), r"base, added and label must be"),
-        (lambda: evaluate.mixing_accuracy(x, x, torch.zeros(60).long(), [1.0, 0.0]), "ascending order"),
+        (lambda: e.draw_shots(labels, 5, [0]), "got 5, but class 0 has 4"),
+        (lambda: e.draw_shots(labels, 0, [0]), "shots must be a positive int"),
+        (lambda: e.draw_shots(labels[:0], 1, [0]), "label must be int64 .* of at least 2 classes"),
+        (lambda: e.draw_shots(labels - 1, 1, [0]), "label must be int64 .* of at least 2 classes"),
+        (lambda: e.draw_shots(labels * 0, 1, [0]), "label must be int64 .* of at least 2 classes"),
+        (lambda: e.draw_shots(labels.float(), 1, [0]), "label must be int64 .* of at least 2 classes"),
+        (lambda: e.draw_shots([0, 1], 1, [0]), r"label must be int64 .* got \[0, 1\]"),
+        (lambda: e.mixing_accuracy(x, x, query_labels + 8, [0.0]), r"label must be in 0\.\.11, got 8\.\.12"),
+        (lambda: e.mixing_accuracy(x, x, query_labels.float(), [0.0]), "label must be int64"),
+        (lambda: e.mixing_accuracy(x, x, [0, 1], [0.0]), "base, added and label must be .* and list"),
+        (lambda: e.mixing_accuracy(x, x[:, :7], query_labels, [0.0]), "base, added and label must be"),
+        (lambda: e.mixing_accuracy(x, x, query_labels.expand(3, -1), [0.0]), "base, added and label must be"),
+        (lambda: e.mixing_accuracy(x.tolist(), x, query_labels, [0.0]), "base must be a tensor"),
+        (lambda: e.mixing_accuracy(x, x, labels, [0.0]), r"base, added and label must be"),
+        (lambda: e.mixing_accuracy(x, x, torch.zeros(60).long(), [1.0, 0.0]), "ascending order"),
     ]
-    for call, message in cases:
-        with pytest.raises(ValueError, match=message):
-            call()
+
+
+@pytest.mark.parametrize(("call", "message"), bad_input())
+def test_bad_input_names_the_argument(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

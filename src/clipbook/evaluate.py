@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipbook import prototypes
-from clipbook.losses import check_features, unit
+from clipbook.geometry import unit_rows
+from clipbook.losses import check_features, check_stacks, unit
 
 TIE = 1e-6
 CONVENTIONS = ("normalise-mean-normalise", "mean-normalise", "mean")
@@ -132,10 +133,9 @@ def mixed_rank(image: Tensor, text: Tensor) -> Tensor:
     Args: image, text: matched rows, (n, d); normalised here; text i searches image i.
 
     Returns: int64 (n,), 1 is best and 2n - 1 worst; ties count against. Raises ValueError for mismatched shapes,
-    non-finite features. Memory grows with n, not n^2. Defined in {ref}`measuring-the-gap`.
+    non-finite or zero rows. Memory grows with n, not n^2. Defined in {ref}`measuring-the-gap`.
     """
-    check_features(1, image=image, text=text)
-    x, y = unit(image.double()), unit(text.double())
+    x, y = unit_rows(1, True, image=image, text=text)
     bar, ranks, start = (x * y).sum(1) - TIE, [], 0
     for rows in y.split(max(1, _BLOCK // len(x))):
         mine = bar[start : start + len(rows), None]
@@ -224,9 +224,12 @@ def draw_shots(label: Tensor, shots: int, seeds: Sequence[int]) -> Tensor:
 
     Args: label: int64 (n,) in 0..c-1; shots: per class, >= 1; seeds: at least one.
 
-    Returns: rows, int64 (seeds, c, shots). Raises ValueError for a class with fewer examples.
+    Returns: rows, int64 (seeds, c, shots). Raises ValueError for a class with fewer examples, fewer than 2 classes,
+    other labels.
     """
-    _check_labels("label", label, len(label))
+    usable = isinstance(label, Tensor) and label.dtype == torch.int64 and label.ndim == 1 and len(label)
+    if not usable or int(label.min()) < 0 or int(label.max()) < 1:
+        raise ValueError(f"label must be int64 (n,) in 0..c-1 of at least 2 classes, got {repr(label)[:60]}")
     seeds = list(seeds)
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1 or not seeds:
         raise ValueError(f"shots must be a positive int and seeds at least one, got {shots!r} and {seeds}")
@@ -257,17 +260,25 @@ def mixing_accuracy(base: Tensor, added: Tensor, label: Tensor, alphas: Tensor) 
         alphas: (a,), ascending, finite.
 
     Returns: accuracies in [0, 1], float64 (..., a). A tie with another class counts against. Raises ValueError for
-    mismatched shapes, fewer than 2 classes, non-finite scores, alphas out of order. Defined in
+    mismatched shapes, fewer than 2 classes, labels out of range, non-finite scores, alphas out of order. Defined in
     {ref}`few-shot-adaptation`.
     """
     alphas = torch.as_tensor(alphas, dtype=torch.float64)
     if alphas.ndim != 1 or not len(alphas) or not bool(alphas.isfinite().all()) or bool((alphas.diff() < 0).any()):
         raise ValueError(f"alphas must be finite numbers in ascending order, got {alphas.tolist()!r:.60}")
-    shape = torch.broadcast_shapes(base.shape, added.shape)
-    if len(shape) < 2 or shape[-1] < 2 or label.shape[-1:] != shape[-2:-1]:
-        got = f"{tuple(base.shape)}, {tuple(added.shape)} and {tuple(label.shape)}"
+    check_stacks(1, base=base)
+    check_stacks(1, added=added)
+    try:
+        shape = torch.broadcast_shapes(base.shape, added.shape)
+        fits = shape[-1] > 1 and label.shape[-1:] == shape[-2:-1]
+        fits = fits and torch.broadcast_shapes(label.shape, shape[:-1]) == shape[:-1]
+    except (AttributeError, RuntimeError):  # no tensor, or shapes that do not broadcast
+        fits = False
+    if not fits:
+        got = [tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__ for z in (base, added, label)]
+        got = f"{got[0]}, {got[1]} and {got[2]}"
         raise ValueError(f"base, added and label must be (..., n, c), (..., n, c) and (..., n), c >= 2, got {got}")
-    check_features(1, False, base=base.flatten(0, -2), added=added.flatten(0, -2))
+    prototypes.check_labels("label", label, shape[-2], shape[-1])
     base, added = base.double().expand(shape), added.double().expand(shape)
     own = label.expand(shape[:-1])[..., None]
     others = torch.ones(shape, dtype=torch.bool, device=base.device).scatter_(-1, own, False)

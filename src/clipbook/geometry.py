@@ -6,7 +6,7 @@ and features on disk are often only unit to three digits. `centre` and `shift` m
 
 from __future__ import annotations
 
-import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from torch import Tensor
 from clipbook.losses import alignment, check_features, uniformity, unit
 
 
-def _unit64(n_min: int, same_shape: bool, **features: Tensor) -> list[Tensor]:
-    """Checked features as float64 unit rows, without their graph. A zero row has no direction: ValueError."""
+def unit_rows(n_min: int, same_shape: bool, **features: Tensor) -> list[Tensor]:
+    """Checked features as float64 unit rows, without their graph.
+
+    Args: as `losses.check_features`. Raises ValueError as that does, and for a zero row: it has no direction.
+    """
     check_features(n_min, same_shape, **features)
     for name, x in features.items():
         zero = (x == 0).all(1).nonzero()
@@ -32,7 +35,7 @@ def modality_gap(image: Tensor, text: Tensor) -> float:
     Returns: a length in [0, 2]. Raises ValueError for different widths, non-finite or zero rows.
     Source: Liang et al. 2022 (arXiv 2203.02053), sec. 4.2.
     """
-    x, y = _unit64(1, False, image=image, text=text)
+    x, y = unit_rows(1, False, image=image, text=text)
     return float((x.mean(0) - y.mean(0)).norm())
 
 
@@ -61,7 +64,7 @@ def gap_report(image: Tensor, text: Tensor) -> dict[str, float]:
     Source: Liang et al. 2022 (arXiv 2203.02053); relative gap: Schrodi et al. 2024 (arXiv 2404.07983);
     alignment and uniformity: Wang & Isola 2020 (arXiv 2005.10242).
     """
-    x, y = _unit64(4, True, image=image, text=text)
+    x, y = unit_rows(4, True, image=image, text=text)
     n, sum_x, sum_y = len(x), x.sum(0), y.sum(0)
     # Mean cosines without any n x n matrix: the sum over all pairs is a product of sums.
     matched = (x * y).sum(1).mean()
@@ -121,7 +124,7 @@ def centre(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     Returns: the two centred modalities, unit rows, in the dtype they came in. A row that equals its
     modality's mean has no direction left: what it becomes is undefined. Raises ValueError as `modality_gap`.
     """
-    x, y = _unit64(2, False, image=image, text=text)
+    x, y = unit_rows(2, False, image=image, text=text)
     x, y = (unit(z - z.mean(0)) for z in (x, y))
     return x.to(image.dtype), y.to(text.dtype)
 
@@ -133,15 +136,16 @@ def shift(image: Tensor, text: Tensor, delta: float) -> tuple[Tensor, Tensor]:
     the mean image; then all are made unit again. 0 changes nothing; a delta of the gap's own length makes the means
     meet before the last step, and not quite after it; a negative one widens the gap.
 
-    Args: image (n, d), text (m, d); matched or not; normalised here. delta: a length; finite.
+    Args: image (n, d), text (m, d); matched or not; normalised here. delta: a length, of at most 1e6 either way:
+    far beyond it rounding leaves nothing of the features.
 
     Returns: the two moved modalities, unit rows, in the dtype they came in. Raises ValueError as `modality_gap`,
-    for a delta that is not finite, and where the means coincide, so that there is no direction to move along.
+    for another delta, and where the means coincide, so that there is no direction to move along.
     Source: Liang et al. 2022 (arXiv 2203.02053), sec. 4.2. Defined in {ref}`closing-the-gap`.
     """
-    x, y = _unit64(1, False, image=image, text=text)
-    if not math.isfinite(delta):
-        raise ValueError(f"delta must be finite, got {delta!r}")
+    x, y = unit_rows(1, False, image=image, text=text)
+    if isinstance(delta, bool) or not isinstance(delta, Real) or not abs(delta) <= 1e6:
+        raise ValueError(f"delta must be a number in [-1e6, 1e6], got {delta!r}")
     gap = x.mean(0) - y.mean(0)
     if not float(gap.norm()) > 1e-12:
         raise ValueError("image and text must have different means, got none: there is no gap to shift along")
@@ -158,5 +162,5 @@ def conformity(x: Tensor) -> Tensor:
     quicker to have for a vector that is new. Raises ValueError for fewer than two, non-finite or zero rows.
     Source: Levi & Gilboa 2024 (arXiv 2411.14517). Defined in {ref}`measuring-the-gap`.
     """
-    (u,) = _unit64(2, True, x=x)
+    (u,) = unit_rows(2, True, x=x)
     return (u @ u.sum(0) - 1) / (len(u) - 1)

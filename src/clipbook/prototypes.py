@@ -9,6 +9,7 @@ ProtoCLIP trains it with clusters.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -16,30 +17,59 @@ from torch import Tensor
 
 from clipbook.losses import check_features, check_stacks, unit
 
+_ABOVE_0 = math.ulp(0.0)  # the least number above 0
 
-def _check_labels(labels: Tensor, n: int, n_classes: int) -> None:
+
+def check_labels(name: str, labels: Tensor, n: int, n_classes: int, every: bool = False) -> None:
+    """Raises ValueError unless labels are int64 (..., n) in 0..n_classes-1, n_classes >= 2; every: none is missing."""
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape[-1:] != (n,):
         got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels must be int64 (..., {n}), one for each example, got {got}")
+        raise ValueError(f"{name} must be int64 (..., {n}), one for each example, got {got}")
     if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 2:
         raise ValueError(f"n_classes must be an int of at least 2, got {n_classes!r}")
     if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise ValueError(f"labels must be in 0..{n_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
+        raise ValueError(f"{name} must be in 0..{n_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
+    missing = (F.one_hot(labels, n_classes).sum(-2) == 0).nonzero() if every else ()
+    if len(missing):
+        raise ValueError(f"{name} must hold every class, got no example of class {int(missing[0, -1])}")
 
 
-def _check_widths(first: str, x: Tensor, **others: Tensor) -> None:
+def _check_widths(first: str, x: Tensor, made_unit: bool = True, **others: Tensor) -> None:
+    """Widths and, after `unit` or without it, precisions agree."""
     check_stacks(1, **{first: x})
+    kind = lambda z: torch.float32 if made_unit and z.dtype in (torch.float16, torch.bfloat16) else z.dtype
     for name, y in others.items():
         check_stacks(1, **{name: y})
         if x.shape[-1] != y.shape[-1]:
             raise ValueError(f"{first} and {name} must have matching widths, got {x.shape[-1]} and {y.shape[-1]}")
+        if kind(x) != kind(y):
+            raise ValueError(f"{first} and {name} must have matching dtypes, got {x.dtype} and {y.dtype}")
+
+
+def _check_classes(**vectors: Tensor) -> None:
+    for name, x in vectors.items():
+        if x.shape[-2] < 2:
+            raise ValueError(f"{name} must have a row for each of at least 2 classes, got {x.shape[-2]}")
 
 
 def _check_number(name: str, value: float | Tensor, low: float, high: float = math.inf) -> None:
+    whole = isinstance(value, Tensor) and not (value.is_complex() or value.dtype == torch.bool)
+    if isinstance(value, bool) or not (whole or isinstance(value, Real)):
+        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"{name} must be a number, got {got}")
     numbers = torch.as_tensor(value, dtype=torch.float64).detach()
     if not bool((numbers.isfinite() & (numbers >= low) & (numbers <= high)).all()):
-        expected = f"in [{low:g}, {high:g}]" if high < math.inf else f"finite and at least {low:g}"
+        expected = "finite and above 0" if low == _ABOVE_0 else f"finite and at least {low:g}"
+        expected = f"in [{low:g}, {high:g}]" if high < math.inf else expected
         raise ValueError(f"{name} must be {expected}, got {float(numbers.min()):g} to {float(numbers.max()):g}")
+
+
+def _given(name: str, value: float | Tensor, like: Tensor, *shapes: tuple[int, ...]) -> Tensor:
+    """A value in one of some shapes, expanded to the last of them, in the precision of `like`."""
+    value = torch.as_tensor(value)
+    if tuple(value.shape) not in shapes:
+        raise ValueError(f"{name} must be {' or '.join(map(str, shapes))}, got {tuple(value.shape)}")
+    return value.detach().to(like).expand(shapes[-1])
 
 
 def class_means(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
@@ -55,12 +85,9 @@ def class_means(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     Source: Snell et al. 2017 (arXiv 1703.05175), eq. 1. Defined in {ref}`prototype-classifiers`.
     """
     check_stacks(1, features=features)
-    _check_labels(labels, features.shape[-2], n_classes)
+    check_labels("labels", labels, features.shape[-2], n_classes, every=True)
     belongs = F.one_hot(labels, n_classes).to(features.dtype)
-    counts = belongs.sum(-2)
-    if bool((counts == 0).any()):
-        raise ValueError(f"labels must hold every class, got no example of class {int((counts == 0).nonzero()[0, -1])}")
-    return belongs.mT @ features / counts[..., None]
+    return belongs.mT @ features / belongs.sum(-2)[..., None]
 
 
 def prototype_logits(x: Tensor, prototypes: Tensor, beta: float = 1.0) -> Tensor:
@@ -69,12 +96,12 @@ def prototype_logits(x: Tensor, prototypes: Tensor, beta: float = 1.0) -> Tensor
     The logarithm of a Gaussian around each prototype, of variance 1 / (2 beta), up to a constant. Between unit
     vectors it is 2 beta times their cosine, up to a constant.
 
-    Args: x (..., n, d), prototypes (..., c, d), used as they are; beta: sharpness, >= 0.
+    Args: x (..., n, d), prototypes (..., c, d), used as they are, c >= 1 (one gives a distance); beta: sharpness, >= 0.
 
-    Returns: (..., n, c). Raises ValueError for mismatched widths, non-finite features, negative beta.
+    Returns: (..., n, c). Raises ValueError for mismatched widths or dtypes, non-finite features, negative beta.
     Source: Snell et al. 2017 (arXiv 1703.05175), eq. 2. Defined in {ref}`prototype-classifiers`.
     """
-    _check_widths("x", x, prototypes=prototypes)
+    _check_widths("x", x, False, prototypes=prototypes)
     _check_number("beta", beta, 0)
     squares = x.square().sum(-1)[..., None] + prototypes.square().sum(-1)[..., None, :]
     return -beta * (squares - 2 * x @ prototypes.mT).clamp(min=0)
@@ -92,11 +119,12 @@ def proto_clip_probabilities(
         alpha: weight of the images, in [0, 1]; both ends are allowed.
         beta: sharpness, >= 0.
 
-    Returns: (..., n, c), rows sum to 1. Raises ValueError for mismatched shapes, alpha outside [0, 1], negative
-    beta, non-finite features.
+    Returns: (..., n, c), rows sum to 1. Raises ValueError for mismatched shapes or dtypes, fewer than 2 classes, alpha
+    outside [0, 1], negative beta, non-finite features.
     Source: Jaykumar P et al. 2023 (arXiv 2307.03073), eq. 3. Defined in {ref}`few-shot-adaptation`.
     """
     _check_widths("x", x, image_prototypes=image_prototypes, text_prototypes=text_prototypes)
+    _check_classes(image_prototypes=image_prototypes, text_prototypes=text_prototypes)
     _check_number("alpha", alpha, 0, 1)
     if image_prototypes.shape[-2] != text_prototypes.shape[-2]:
         counts = f"{image_prototypes.shape[-2]} and {text_prototypes.shape[-2]}"
@@ -121,11 +149,13 @@ def tip_adapter_logits(
         text: one vector per class, (c, d) or (..., c, d); normalised here.
         alpha: weight of the votes, >= 0. beta: sharpness, >= 0. scale: of the zero-shot logits, >= 0.
 
-    Returns: (..., n, c). Raises ValueError for mismatched shapes, negative or non-finite numbers or features.
+    Returns: (..., n, c). Raises ValueError for mismatched shapes or dtypes, a class without a shot, fewer than 2
+    classes, negative or non-finite numbers or features.
     Source: Zhang et al. 2021 (arXiv 2111.03930), eq. 6. Defined in {ref}`few-shot-adaptation`.
     """
     _check_widths("x", x, keys=keys, text=text)
-    _check_labels(labels, keys.shape[-2], text.shape[-2])
+    _check_classes(text=text)
+    check_labels("labels", labels, keys.shape[-2], text.shape[-2], every=True)
     for name, value in (("alpha", alpha), ("beta", beta), ("scale", scale)):
         _check_number(name, value, 0)
     x = unit(x)
@@ -187,23 +217,29 @@ def linear_probe(
         start: weights that cost nothing, (c, d) or (p, c, d); None: zero.
         weights: of the examples, (n,) or (p, n), >= 0; None: all 1.
 
-    Returns: W, (p, c, d); logits are unit(x) @ W.mT. Raises ValueError for mismatched shapes, labels out of range,
-    non-finite features, a strength that is not above 0.
+    Returns: W, (p, c, d); logits are unit(x) @ W.mT. Raises ValueError for mismatched shapes, labels out of range, a
+    class without an example, non-finite features, a strength that is not above 0, negative weights.
     Source: Radford et al. 2021 (arXiv 2103.00020), sec. 3.1.2; Lin et al. 2023 (arXiv 2301.06267).
     """
     if not isinstance(features, Tensor) or features.ndim != 3:
         raise ValueError(f"features must be a tensor (problems, n, d), got {tuple(getattr(features, 'shape', ()))}")
     check_stacks(1, features=features)
-    _check_labels(labels, features.shape[1], n_classes)
-    _check_number("strength", strength, 1e-12)
     p, n, d = features.shape
+    check_labels("labels", labels, n, n_classes, every=True)
+    if labels.shape not in ((n,), (p, n)):
+        raise ValueError(f"labels must be ({n},) or ({p}, {n}), got {tuple(labels.shape)}")
+    _check_number("strength", strength, 1e-12)
     x = unit(features.detach())
     zero = torch.zeros(p, n_classes, d, dtype=x.dtype, device=x.device)
-    start = zero if start is None else start.detach().to(x).expand(p, -1, -1)
-    if start.shape != zero.shape:
-        raise ValueError(f"start must be ({n_classes}, {d}) or ({p}, {n_classes}, {d}), got {tuple(start.shape)}")
-    strength = torch.as_tensor(strength, dtype=x.dtype, device=x.device).expand(p)
-    each = torch.ones(n, dtype=x.dtype, device=x.device) if weights is None else weights.to(x)
+    if start is not None:
+        check_stacks(1, start=start)
+        start = _given("start", start, x, (n_classes, d), (p, n_classes, d))
+    if weights is not None:
+        _check_number("weights", weights, 0)
+        weights = _given("weights", weights, x, (n,), (p, n))
+    start = zero if start is None else start
+    each = torch.ones_like(x[..., 0]) if weights is None else weights
+    strength = _given("strength", strength, x, (), (p,))
     labels = labels.expand(p, -1)
     # One solver for all problems: in these units no direction of any of them is steeper than 1, whatever its strength.
     step = (1 + strength * each.sum(-1) / 4).rsqrt()[:, None, None]
@@ -227,7 +263,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, n_iterations: int = 3) -> Te
     """Soft assignments of n samples to k prototypes that use every prototype as much: optimal transport, smoothed.
 
     Alternately every prototype's share is set to 1 / k and every sample's to 1 / n, starting from
-    exp(scores / epsilon). All in logarithms, so that no score and no epsilon overflows.
+    exp(scores / epsilon). All in logarithms, and those kept above -1e300, so that no score and no epsilon overflows.
 
     Args:
         scores: similarities, (n, k); finite; any floating dtype, float16 included.
@@ -240,13 +276,12 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, n_iterations: int = 3) -> Te
     {ref}`prototypes-in-pretraining`.
     """
     check_features(1, scores=scores)
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"epsilon must be finite and above 0, got {epsilon!r}")
+    _check_number("epsilon", epsilon, _ABOVE_0)
     if isinstance(n_iterations, bool) or not isinstance(n_iterations, int) or n_iterations < 1:
         raise ValueError(f"n_iterations must be a positive int, got {n_iterations!r}")
     log_q = scores.double()
-    log_q = (log_q - log_q.max()) / epsilon
+    log_q = ((log_q - log_q.max()) / epsilon).clamp(min=-1e300)
     for _ in range(n_iterations):
         log_q = log_q - log_q.logsumexp(0)  # every prototype's share is equal
         log_q = log_q - log_q.logsumexp(1, keepdim=True)  # every sample's is 1
-    return log_q.exp().to(scores.dtype)
+    return log_q.softmax(1).to(scores.dtype)  # rows of ties sum to 1 even where log 2 is below the rounding
