@@ -50,11 +50,12 @@ n_images = 2048
 steps = 200  # of training a head
 out_dir = ""  # a folder to record the metrics in
 n_prompts = 48  # per class, to train a head on
-n_attacked = 256  # images under FGSM; a quarter of them under PGD and CW
+n_attacked = 128  # images under attack, the same for all attacks
 
 # %%
 import copy
-import io
+import functools
+import random
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -91,7 +92,7 @@ print(runs.cost_line("content_style/04_strength_and_robustness"))
 # %% tags=["remove-cell"]
 # claims are made about the shipped model and its world, on enough pictures
 shipped = (backbone, dataset) == ("glyph", "glyphs")
-shipped &= n_images >= 2048 and n_prompts >= 48 and n_attacked >= 256
+shipped &= n_images >= 2048 and n_prompts >= 48 and n_attacked >= 128
 note = {"textcoords": "offset points", "fontsize": 9.5}  # labels in figures
 
 
@@ -281,8 +282,8 @@ figure
 # %% [markdown]
 # Agreement rises with accuracy, and then, where accuracy turns, hardly falls: its top is flat, and where on the flat the
 # maximum lies is up to chance. `clap.choose_alpha` takes the *middle* of all strengths that fall short of the maximum by
-# no more than one standard error. A related remedy, from choosing the size of a decision tree, is the
-# *one-standard-error rule* {cite:p}`breiman1984cart`: the *smallest* of them. We report all three.
+# no more than one standard error: the rule of the last chapter, and ours. A related remedy, from choosing the size of a
+# decision tree, is the *one-standard-error rule* {cite:p}`breiman1984cart`: the *smallest* of them. We report all three.
 
 
 # %%
@@ -349,36 +350,41 @@ for rule, chosen in rules.items():
 pd.DataFrame(rows).T.infer_objects().round(1)
 
 # %% tags=["remove-cell"]
-alpha_free = rules["smallest"]
+alpha_free = rules["middle"]
 for head, alpha in zip(trained, alpha_free):
     head.alpha = alpha
-gain = by_rule["smallest"] - by_rule["frozen"]
+gain, gain_smallest = (by_rule[rule] - by_rule["frozen"] for rule in ("middle", "smallest"))
+ranges = {rule: at.max(1).values - at.min(1).values for rule, at in by_rule.items()}
+rows_ratio = (ranges["middle"] / ranges["frozen"]).mean()
 for k, name in enumerate(("c", "cp", "pc", "nc")):
     put(f"gain_{name}", gain[:, k].mean())
-put("alpha_free", np.mean(alpha_free))
-put("alpha_test", np.mean(rules["test"]))
+put("gain_c_smallest", gain_smallest[:, 0].mean())
 put("evaluations", evaluations)
 put("range_frozen", rows["frozen"]["range"])
-put("range_free", rows["smallest"]["range"])
-put("free_cost", (by_rule["test"] - by_rule["smallest"])[:, 2].mean())
-put("maximum_cost", (by_rule["test"] - by_rule["maximum"])[:, 2].mean())
-put("alpha_middle", np.mean(rules["middle"]))
-put("middle_cost", (by_rule["test"] - by_rule["middle"])[:, 2].mean())
-put("alpha_maximum", np.mean(rules["maximum"]))
+put("range_free", rows["middle"]["range"])
+for rule in ("maximum", "middle", "smallest", "test"):
+    put(f"alpha_{rule}", np.mean(rules[rule]))
+    put(f"{rule}_cost", (by_rule["test"] - by_rule[rule])[:, 2].mean())
 
 # %% [markdown]
 # Accuracies in percent on the reported half, means over three heads; "range" is the best prompt set minus the worst.
-# Without one label C gains {glue:text}`robust_gain_c:.1f` points and NC {glue:text}`robust_gain_nc:.1f`, and
-# the range falls from {glue:text}`robust_range_frozen:.1f` to {glue:text}`robust_range_free:.1f`, at the smallest strength on
-# the flat. The three label-free choices are, on average, {glue:text}`robust_alpha_maximum:.2f` (maximum),
-# {glue:text}`robust_alpha_middle:.2f` (middle) and {glue:text}`robust_alpha_free:.2f` (smallest); the search on the test
+# Without one label, at the middle of the flat, C gains {glue:text}`robust_gain_c:.1f` points and NC
+# {glue:text}`robust_gain_nc:.1f`, and the range falls from {glue:text}`robust_range_frozen:.1f` to
+# {glue:text}`robust_range_free:.1f`. How much C gains hangs on where on the flat the middle falls, and that is not the same
+# for every head and sample (column α): the weak side of the rule. (The heads of the last chapter are eight times as wide,
+# and trained on twice the prompts in more steps at a lower learning rate. Recorded runs at the end show them beside ours.)
+#
+# The three label-free choices are, on average, {glue:text}`robust_alpha_maximum:.2f` (maximum),
+# {glue:text}`robust_alpha_middle:.2f` (middle) and {glue:text}`robust_alpha_smallest:.2f` (smallest); the search on the test
 # set takes {glue:text}`robust_alpha_test:.2f`. Measured in PC they cost {glue:text}`robust_maximum_cost:.1f`,
-# {glue:text}`robust_middle_cost:.1f` and {glue:text}`robust_free_cost:.1f` points against that search, which looked at
+# {glue:text}`robust_middle_cost:.1f` and {glue:text}`robust_smallest_cost:.1f` points against that search, which looked at
 # every test label {glue:text}`robust_evaluations:.0f` times. Agreement prefers a stronger head than accuracy does, and
 # pays for a narrower range with accuracy.
 #
-# From here on "the head" is the head at the smallest strength on the flat. To be plain: we came to prefer this rule after
-# we had seen such a table. The same preference on the control model at the end is a fairer test.
+# From here on "the head" is the head at the middle of the flat, the label-free strength of the last chapter. The
+# smallest looks better in this table: {glue:text}`robust_gain_c_smallest:.1f` points in C. But this we have seen on test
+# labels, and a rule that is changed for that reason is a search on the test set too. Both rules go on to the control
+# model at the end, which had no part in the choice.
 #
 # ### What the search on the test set pretends
 #
@@ -403,13 +409,13 @@ pretence = (reported - honest).mean(0)
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Gain over the frozen model against the number of pictures searched on: the reported gain starts high and falls, the gain on other pictures starts low and rises; they meet at about a thousand pictures. A dotted line shows the label-free rule."}}
 figure, axis = plt.subplots(figsize=(plots.WIDTH, 3.2))
 blue, orange, green, *_ = plots.PALETTE
-for name, values, color, up in (
-    ("reported: on the pictures searched", reported, blue, (8, 4)),
-    ("on other pictures", honest, orange, (0, -16)),
+for name, values, color, at, up in (
+    ("reported: on the pictures searched", reported, blue, 0, (8, 4)),
+    ("on other pictures", honest, orange, len(sizes) // 2, (-24, 12)),
 ):
     values = values.mean(0)
     axis.semilogx(sizes, values, "o-", color=color)
-    axis.annotate(name, (sizes[0], values[0]), up, color=color, **note)
+    axis.annotate(name, (sizes[at], values[at]), up, color=color, **note)
 free_gain = gain[:, 2].mean().item()
 axis.axhline(free_gain, color=green, linestyle=":")
 label, end = "no labels at all", (sizes[-1], free_gain)
@@ -432,34 +438,58 @@ put("size_large", sizes[-1])
 # {glue:text}`robust_pretence_small:.1f` points too high; on {glue:text}`robust_size_large:.0f`, it is
 # {glue:text}`robust_pretence_large:.2f`. One number chosen on thousands of test pictures is a small sin in
 # accuracy. It is still the wrong experiment: it answers "how good could it be for somebody who has the
-# answers", and whoever has labels could train on them. That is the next section.
+# answers", and whoever has labels could train on them. That is the next section. The dotted line is the price of having
+# none: the label-free rule gains less than a strength chosen with many labels.
 #
 # ## A few labelled pictures
 #
 # A *linear probe* is a linear classifier, trained on features: here on 1 to 32 labelled pictures of each
 # object ("shots"), features at length 1. The paper trains one in each domain and scores it there. We do the
-# same for photographs, and also score it on the seven other media, which the probe has never seen. *Predict:
+# same for photographs, and also score it on the seven other media, which the probe has never seen. (Of a folder of
+# pictures every domain has its turn: half of its pictures to learn from, the other half to test.) *Predict:
 # where does the head help more, with one shot or with 32? In the same medium, or in others?*
 
 # %%
-shots = [k for k in (1, 4, 8, 16, 32) if 64 * k <= n_images] or [1]
-per_class, medium = 3 * shots[-1] // 2, world.MEDIA.index("photograph")
-objects = torch.arange(len(world.OBJECTS)).repeat_interleave(per_class)
-pool_scenes = world.sample(len(objects), seed=5000 + seed, object=objects, medium=medium)
-probing = data.scenes is not None
-if probing:
-    pool = model.embed_images(world.render(pool_scenes.to(model.device)))
-    with torch.no_grad():
-        pool_kinds = torch.stack([pool] + [head(pool) for head in trained])
-        test_kinds = torch.stack([found.image] + [head(found.image) for head in trained])
-    own = found.domain == medium
-    probe = {}
-    for where, rows_ in (("same medium", own), ("other media", ~own)):
-        test = test_kinds[:, rows_], found.label[rows_]
-        options = {"shots": shots, "seeds": range(seed, seed + 5)}
-        probe[where] = 100 * evaluate.few_shot_probe(pool_kinds, objects, *test, **options)
-else:
-    print("The probes need the world's own scenes: skipped for this data set.")
+ladder = (1, 4, 8, 16, 32)
+if data.scenes is not None:  # the world draws new photographs to learn from
+    most = max(k for k in ladder if k == 1 or 64 * k <= n_images)
+    medium = world.MEDIA.index("photograph")
+    objects = torch.arange(len(world.OBJECTS)).repeat_interleave(3 * most // 2)
+    scenes = world.sample(len(objects), seed=5000 + seed, object=objects, medium=medium)
+    pool = model.embed_images(world.render(scenes.to(model.device)))
+    trials = [(pool, objects, found.domain == medium, found.domain != medium)]
+else:  # a folder, each domain in turn: half of every class to learn from, half to test
+    cell = found.domain * len(classes) + found.label
+    seen = torch.zeros(n, dtype=torch.bool)
+    for k in cell.unique():
+        seen[order[cell[order] == k][::2]] = True
+    trials = []
+    for own in (found.domain == d for d in found.domain.unique()):
+        learn = own & seen
+        trials.append((found.image[learn], found.label[learn], own & ~seen, ~own))
+
+# %%
+rarest = [int(y.bincount(minlength=len(classes)).min()) for _, y, *_ in trials]
+trials = [trial for trial, k in zip(trials, rarest) if k > 0 and trial[2].any()]
+shots = [k for k in ladder if k <= min([k for k in rarest if k > 0], default=0)]
+probing = bool(trials)  # no domain holds two pictures of every class: nothing to do
+
+
+@torch.no_grad()
+def kinds(image):
+    """The frozen features, and those of each head."""
+    return torch.stack([image] + [head(image) for head in trained])
+
+
+probe, options = {}, {"shots": shots, "seeds": range(seed, seed + 5)}
+for where, k in (("same medium", 0), ("other media", 1)):
+    each = []
+    for image, y, *tested in trials:
+        if (row := tested[k]).any():
+            test = kinds(found.image[row]), found.label[row]
+            each.append(evaluate.few_shot_probe(kinds(image), y, *test, **options))
+    if each:
+        probe[where] = 100 * torch.stack(each).mean(0)
 
 # %% [markdown]
 # All draws and heads of one number of shots are one stacked problem (`evaluate.few_shot_probe`). The gain is taken draw
@@ -467,8 +497,8 @@ else:
 # their intervals are somewhat too narrow.)
 
 # %%
+table, extra = {}, {}
 if probing:
-    table, extra = {}, {}
     for where, accuracy in probe.items():  # (shots, draws, kinds)
         extra[where] = accuracy[:, :, 1:].mean(2) - accuracy[:, :, 0]
         table[where, "frozen"] = accuracy[:, :, 0].mean(1)
@@ -479,6 +509,7 @@ if probing:
     table = pd.DataFrame(table, index=pd.Index(shots, name="shots"))
 else:
     table = pd.DataFrame()
+    print("Probes need a domain with two pictures of every class: skipped.")
 table.round(1)
 
 # %% [markdown]
@@ -489,21 +520,20 @@ table.round(1)
 # count as test pictures, more of them with more shots. Our test pictures are others.
 
 # %% tags=["hide-input"]
-lines = """dataset method C CP PC NC FGSM PGD-20 CW-20 1 4 8 16 32
-PACS CLIP 95.7 95.2 96.1 90.8 86.8 29.1 27.4 84.7 95.0 96.5 97.4 98.0
-PACS Im.Aug 96.5 96.3 96.5 94.8 88.0 31.3 29.4 90.0 96.8 97.1 97.4 98.2
-PACS CLAP 97.2 97.2 97.2 97.2 88.7 30.8 29.8 95.0 97.2 97.6 97.7 98.1
-VLCS CLIP 76.4 82.0 82.4 68.3 65.6 2.0 1.5 59.2 70.7 72.2 76.9 80.8
-VLCS Im.Aug 79.5 82.9 83.0 73.1 69.6 2.1 1.7 60.1 71.8 69.6 77.7 81.3
-VLCS CLAP 82.6 83.4 83.4 81.0 71.9 3.2 2.3 62.7 76.2 74.6 80.3 82.7
-OfficeHome CLIP 79.8 79.5 82.5 71.5 57.9 10.1 7.4 52.8 79.5 86.0 90.5 95.0
-OfficeHome Im.Aug 77.0 75.8 78.6 67.5 55.1 10.4 7.0 55.7 80.3 86.3 90.5 94.9
-OfficeHome CLAP 81.0 80.5 83.0 73.5 58.5 10.6 8.1 55.1 80.3 86.5 90.7 95.0
-DomainNet CLIP 57.8 57.0 57.7 51.0 43.6 10.7 7.6 32.1 54.8 61.8 66.6 71.2
-DomainNet Im.Aug 51.5 50.7 51.6 44.0 37.9 9.0 5.8 33.2 55.1 61.8 66.6 71.1
-DomainNet CLAP 58.7 58.0 59.0 52.6 44.2 11.2 8.0 33.6 55.6 62.2 66.9 71.2"""
-# released result files of Cai et al. 2024, ViT-B/16, mean over domains, %
-published = pd.read_csv(io.StringIO(lines), sep=" ").set_index(["dataset", "method"])
+by, methods = ["dataset", "method"], ["CLIP", "Im.Aug", "CLAP"]
+folder = backbones.ASSETS / "published"
+read = lambda name: pd.read_csv(folder / name, keep_default_na=False)
+zero_shot = read("clap_zero_shot.csv").query("backbone == 'ViT-B/16'")
+under_none = zero_shot["attack"] == "None"
+parts = [
+    zero_shot[under_none].groupby(by)[["C", "CP", "PC", "NC"]].mean(),
+    zero_shot[~under_none].pivot_table("C", by, "attack"),
+    read("clap_few_shot.csv").pivot_table("accuracy", by, "shots").rename(columns=str),
+]
+# the result files that the authors released: %, means over the domains of a benchmark
+names = ["PACS", "VLCS", "OfficeHome", "DomainNet"]
+listed = pd.MultiIndex.from_product([names, methods], names=by)
+published = pd.concat(parts, axis=1).loc[listed]
 benchmarks = list(published.index.get_level_values(0).unique())
 clip_rows = published.xs("CLIP", level=1).loc[benchmarks]
 clap_rows = published.xs("CLAP", level=1).loc[benchmarks]
@@ -531,22 +561,18 @@ axis.minorticks_off()
 plt.show()
 
 # %% tags=["remove-cell"]
-if probing:
-    for where, key in (("same medium", "same"), ("other media", "other")):
-        put(f"shot_1_{key}", f"{extra[where][0].mean():.1f}")
-        put(f"shot_n_{key}", f"{extra[where][-1].mean():.1f}")
-else:
-    for key in ("shot_1_same", "shot_n_same", "shot_1_other", "shot_n_other"):
-        put(key, "(not measured)")
-put("shots_most", shots[-1])
+for where, key in (("same medium", "same"), ("other media", "other")):
+    for k, few in ((0, "1"), (-1, "n")):
+        word = f"{extra[where][k].mean():.1f}" if where in probe else "(not measured)"
+        put(f"shot_{few}_{key}", word)
+put("shots_most", shots[-1] if shots else 0)
 
 # %% [markdown]
 # With one shot the head is worth {glue:text}`robust_shot_1_same` points in the same medium and
 # {glue:text}`robust_shot_1_other` in others; with {glue:text}`robust_shots_most:.0f` it is
 # {glue:text}`robust_shot_n_same` and {glue:text}`robust_shot_n_other`. One example cannot say which of its
 # properties is the one that counts: its colour, its size, its shape. A feature with less style in it leaves fewer to
-# choose from. Many examples say it themselves. In other media, where a probe on photographs is led astray by
-# what photographs share, some of the gain stays.
+# choose from. Many examples say it themselves. In other media the gain is of about the same size.
 #
 # ## An attacker
 #
@@ -587,36 +613,41 @@ dtype = next(tower.visual.parameters()).dtype
 
 
 # %%
-def classifier(head=None, scale=model.scale):
-    """Pixels -> logits of the class names, all of it differentiable."""
-    keep = head if head is not None else torch.nn.Identity()
+def classifier(group, scale=model.scale):
+    """Pixels -> logits of the class names; the heads of the group take turns."""
     with torch.no_grad():
-        text = unit(keep(words["C"]))
+        texts = [unit(head(words["C"])) for head in group]
 
-    def logits(x):
+    def logits(x, row=None):
+        row = torch.arange(len(x)) if row is None else row  # which pictures
         x = normalise(x).to(model.device, dtype)
         x = x.contiguous(memory_format=torch.channels_last)  # only for speed
         z = tower.encode_image(x).float().cpu()
-        return scale * unit(keep(z)) @ text.T
+        each = [scale * unit(head(z)) @ text.T for head, text in zip(group, texts)]
+        return torch.stack(each)[row % len(group), torch.arange(len(x))]
 
     return logits
 
 
-models = {"frozen": classifier(), "head": classifier(trained[0])}
-
-
-def survives(logits, x, rows=slice(None)):
+def survives(logits, x):
     """Which images are still classified as what they are."""
     with torch.no_grad():
-        return logits(x).argmax(1) == label[rows]
+        return logits(x).argmax(1) == label[: len(x)]
 
+
+groups = {"frozen": [torch.nn.Identity()], "head": trained}
+models = {name: classifier(group) for name, group in groups.items()}
 
 # %% [markdown]
+# An attack is made against one head. We have three, and many steps would be needed to attack each picture three times. So
+# the heads take turns: the first picture meets the first head, the second the second, and so on. The interval over
+# pictures then holds the differences between heads too.
+#
 # The budget that is usual for photographs is 8/255. *Predict: at which budget is half of the accuracy gone? Does the
 # head, which takes style out, also help here?*
 #
 # The gradient of FGSM is taken at the clean picture, so its direction is the same for all budgets: we compute it
-# once.
+# once. A picture survives if its answer is right before and after.
 
 # %%
 budgets = [0, 0.25, 0.5, 1, 2, 8]  # in units of 1/255
@@ -625,9 +656,11 @@ for name, logits in models.items():
     direction = (attacks.fgsm(logits, pixels, label, 1.0) - pixels).sign()
     steps_ = [(pixels + b / 255 * direction).clamp(0, 1) for b in budgets]
     left[name] = torch.stack([survives(logits, x) for x in steps_])
-some = slice(max(2, len(pixels) // 4))
+    left[name] = left[name] & left[name][0]  # right before and after
+some = slice(max(3, len(pixels) // 4))
 again = attacks.fgsm(models["head"], pixels[some], label[some], 0.5 / 255)
-again = survives(models["head"], again, some)
+again = survives(models["head"], again)
+again &= left["head"][0][some]
 assert (again == left["head"][2][some]).double().mean() > 0.95  # the same attack
 
 
@@ -637,7 +670,7 @@ def interval(values):
     return values.mean().item(), 1.96 * values.std().item() / len(values) ** 0.5
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two lines of accuracy under FGSM over the budget, frozen and with the head, both falling steeply and meeting at about one 255th; bands show the 95 percent interval over images."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two lines of accuracy under FGSM over the budget, frozen and with the head, both falling steeply, with bands that overlap throughout; bands show the 95 percent interval over images."}}
 figure, axis = plt.subplots(figsize=(plots.WIDTH, 3.2))
 place = range(len(budgets))
 for (name, hits), color, up in zip(left.items(), plots.PALETTE, (-22, 18)):
@@ -653,32 +686,38 @@ axis.set_title(f"{len(pixels)} pictures, 95% interval", fontsize=9, fontweight="
 plt.show()
 
 # %% [markdown]
-# Stronger attacks need a small budget to leave anything to compare. Both get half of 1/255, on a quarter of the
-# pictures, and the difference is taken picture by picture.
+# Stronger attacks need a small budget to leave anything to compare. Both get half of 1/255, on the same pictures, and the
+# difference is taken picture by picture. "Beyond clean" is the difference under attack minus the one on clean pictures,
+# also picture by picture: above 0 it would be robustness that the head adds.
 
 # %%
 half = 0.5 / 255
 under = {"none": {}, "FGSM": {}, "PGD-20": {}, "CW-20": {}}
 crafted = {}
 for name, logits in models.items():
-    under["none"][name] = left[name][0][some]
-    under["FGSM"][name] = left[name][2][some]
+    under["none"][name], under["FGSM"][name] = left[name][0], left[name][2]
     for attack, method in (("PGD-20", attacks.pgd), ("CW-20", attacks.cw)):
         draw = torch.Generator().manual_seed(seed)
-        x = method(logits, pixels[some], label[some], half, generator=draw)
+        x, row = pixels.clone(), left[name][0].nonzero()[:, 0]  # the wrong ones are lost
+        on = functools.partial(logits, row=row)
+        if len(row):
+            x[row] = method(on, pixels[row], label[row], half, generator=draw)
         crafted[attack, name] = x
-        under[attack][name] = survives(logits, x, some)
+        under[attack][name] = survives(logits, x) & left[name][0]
 
-rows = {}
+# %%
+change_of = lambda hits: hits["head"].double() - hits["frozen"].double()
+rows, on_clean = {}, change_of(under["none"])
 for attack, hits in under.items():
-    paired = hits["head"].double() - hits["frozen"].double()
     rows[attack] = {f"{name} (%)": interval(h)[0] for name, h in hits.items()}
-    rows[attack]["difference"], rows[attack]["± (95%)"] = interval(paired)
+    rows[attack]["difference"], rows[attack]["± (95%)"] = interval(change_of(hits))
+    rows[attack]["beyond clean"], rows[attack]["±"] = interval(change_of(hits) - on_clean)
 under_attack = pd.DataFrame(rows).T
+print(f"{len(pixels)} pictures, {len(trained)} heads in turn, budget 0.5/255")
 under_attack.round(1)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three pictures in three versions: as they are, the attack's change made visible as coloured grain, and the attacked picture, which looks the same as the first."}}
-fooled = left["frozen"][0][some] & ~under["PGD-20"]["frozen"]
+fooled = left["frozen"][0] & ~under["PGD-20"]["frozen"]
 few = fooled.nonzero()[:3, 0] if fooled.any() else torch.arange(len(fooled))[:3]
 x = crafted["PGD-20", "frozen"][few]
 change = (x - pixels[few]) / (2 * half) + 0.5
@@ -690,9 +729,9 @@ plots.image_grid(torch.cat([pixels[few], change.clamp(0, 1), x]), titles, column
 # %% tags=["remove-cell"]
 fgsm = {name: 100 * hits.double().mean(1) for name, hits in left.items()}
 paired = left["head"].double() - left["frozen"].double()
+put("pictures", len(pixels))
 for k, key in ((0, "clean"), (2, "half"), (3, "one"), (5, "eight")):
     put(f"fgsm_{key}_frozen", fgsm["frozen"][k])
-    put(f"fgsm_{key}_head", fgsm["head"][k])
     put(f"fgsm_{key}_gain", interval(paired[k])[0])
     put(f"fgsm_{key}_half", interval(paired[k])[1])
 for attack, key in (("PGD-20", "pgd"), ("CW-20", "cw")):
@@ -703,7 +742,7 @@ for attack, key in (("PGD-20", "pgd"), ("CW-20", "cw")):
 # The change cannot be seen. FGSM takes the frozen model from {glue:text}`robust_fgsm_clean_frozen:.0f`% to
 # {glue:text}`robust_fgsm_half_frozen:.0f`% with half of 1/255, and to
 # {glue:text}`robust_fgsm_eight_frozen:.0f`% with 8/255. The difference that the head makes is, in points, with 95%
-# intervals over pictures:
+# intervals over {glue:text}`robust_pictures:.0f` pictures, the same in every row:
 #
 # | attack | budget | head minus frozen |
 # |---|---|---|
@@ -714,9 +753,10 @@ for attack, key in (("PGD-20", "pgd"), ("CW-20", "cw")):
 # | PGD-20 | 0.5/255 | {glue:text}`robust_pgd_gain:.1f` ± {glue:text}`robust_pgd_half:.1f` |
 # | CW-20 | 0.5/255 | {glue:text}`robust_cw_gain:.1f` ± {glue:text}`robust_cw_half:.1f` |
 #
-# Under no attack is the head ahead by more than it is on clean pictures, beyond the interval, and with 8/255 both models
-# are at the floor. What is left under attack is at most the clean gain, wearing off. A head on frozen features adds no
-# robustness of its own: the tower in front of it, through which every gradient passes, is as steep as before.
+# No attack leaves the head a larger lead than it has on clean pictures (within the intervals), and with 8/255 both
+# models are at the floor. The intervals are wide: a lead of a few points could hide in them, on clean pictures as under
+# attack. A defence that deserves the name would not. The tower in front of the head, through which every gradient passes, is
+# as steep as before.
 #
 # ### What the released attack measures instead
 #
@@ -736,14 +776,13 @@ for attack, key in (("PGD-20", "pgd"), ("CW-20", "cw")):
 
 
 # %%
-part = slice(max(4, len(pixels) // 2))  # of the pictures
+part = slice(max(4, 2 * len(pixels) // 3))  # of the pictures
 
 
 def released_fgsm(name, epsilon, m, s):
     """One step in normalised values, clamped to [0, 1]; returns pixels."""
     m, s = (torch.tensor(z)[:, None, None] for z in (m, s))
-    head = None if name == "frozen" else trained[0]
-    bare = classifier(head, scale=1.0)  # cosines as logits
+    bare = classifier(groups[name], scale=1.0)  # cosines as logits
     v = ((pixels[part] - m) / s).requires_grad_()
     loss = torch.nn.functional.cross_entropy(bare(v * s + m), label[part], reduction="sum")
     (gradient,) = torch.autograd.grad(loss, v)
@@ -763,15 +802,16 @@ for whose, numbers in (("this model's m, s", own_numbers), ("CLIP's m, s", clip_
         hits = {}
         for name, logits in models.items():
             cut[whose, what] = released_fgsm(name, epsilon, *numbers)
-            hits[name] = interval(survives(logits, cut[whose, what], part))[0]
+            hits[name] = interval(survives(logits, cut[whose, what]))[0]
         rows[f"{what}; {whose}"] = hits
 bare = {}
-for name, head in (("frozen", None), ("head", trained[0])):
-    x = attacks.fgsm(classifier(head, scale=1.0), pixels[part], label[part], 1 / 255)
-    bare[name] = interval(survives(models[name], x, part))[0]
+for name, group in groups.items():
+    x = attacks.fgsm(classifier(group, scale=1.0), pixels[part], label[part], 1 / 255)
+    bare[name] = interval(survives(models[name], x))[0]
 rows["in pixels, ε = 1/255, bare cosines"] = bare
 rows["in pixels, ε = 1/255, scaled"] = {k: interval(left[k][3][part])[0] for k in models}
 released = pd.DataFrame(rows).T
+print(f"accuracy (%) on {len(pixels[part])} of the pictures")
 released.round(1)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three pictures as they are, then clamped with this model's mean and standard deviation, then with CLIP's: the clamped ones are pale grey, with the dark parts gone."}}
@@ -799,13 +839,28 @@ put("clip_budget", 0.031 * np.mean(clip_numbers[1]) * 255)
 # ## What matters, and what does not
 #
 # Which parts of the recipe earn their place? We change one at a time: the temperature of the first loss term, the
-# width of the head, what the augmentation may edit, the number of noise tokens, the number of prompts per
-# class. All heads but those of another width train side by side in one stack, three seeds each; they are smaller
-# than above (width 64, half as many prompts, and fewer steps), so compare them with their own baseline. *Predict which
-# of the five matters least.*
+# width of the head, what the augmentation may edit, the second loss term, the number of noise tokens, the number of
+# prompts per class. One of the edits knows nothing of style: it leaves out any word of a prompt, and lets two change places,
+# as one augments sentences in general. All heads but those of another width train side by side in one stack, three seeds
+# each; they are smaller than above (width 64, half as many prompts, and fewer steps), so compare them with their own baseline. *Predict which
+# of the six matters least.*
 
 # %%
 n_few = max(6, n_prompts // 6 * 3)  # a third of them for each place of the noise
+
+
+def shaken(name, draw):
+    """Any words of a prompt left out, the class's own too; two change places."""
+    changed = []
+    for text in prompts.views(name, n_prompts, seed=seed)[0][:n_few]:
+        kept = [word for word in text.split() if draw.random() > 0.3] or [name]
+        i, j = draw.randrange(len(kept)), draw.randrange(len(kept))
+        kept[i], kept[j] = kept[j], kept[i]
+        changed.append(" ".join(kept))
+    return changed
+
+
+# %%
 turn = torch.cat([torch.arange(k, n_few, 3) for k in range(3)])
 plain = views.prompt[:, turn]
 
@@ -813,7 +868,12 @@ plain = views.prompt[:, turn]
 def reworded(augmentations, n_tokens):
     """The same prompts, edited in another way; a third of the noise in each place."""
     options = {"augmentations": augmentations, "seed": seed}
-    texts = [prompts.views(name, n_prompts, **options)[1][:n_few] for name in classes]
+    if augmentations == "any word":
+        shaker = random.Random(seed)
+        texts = [shaken(name, shaker) for name in classes]
+    else:
+        edited = [prompts.views(name, n_prompts, **options)[1] for name in classes]
+        texts = [rows_[:n_few] for rows_ in edited]
     draw, parts = torch.Generator().manual_seed(seed), []
     for k, place in enumerate(clap.POSITIONS):
         flat = [text for row in texts for text in row[k::3]]
@@ -828,18 +888,24 @@ first = lambda k: clap.Views(base.prompt[:, :k], base.augmented[:, :k], base.con
 # %%
 size_color = {"size": 0.8, "color": 0.8}
 medium_style = {"type": 0.8, "style": 0.8}
-settings = {"baseline": (base, 0.3)}
-settings |= {f"temperature {t}": (base, t) for t in (0.1, 0.5, 0.7, 0.9)}
-settings |= {
-    "edits: none, no noise": (clap.Views(plain, plain, base.content), 0.3),
-    "edits: none, 8 tokens": (reworded({}, 8), 0.3),
-    "edits: word order": (reworded({"swap": 0.5}, 8), 0.3),
-    "edits: medium, finish": (reworded(medium_style, 8), 0.3),
-    "edits: size, colour": (reworded(size_color, 8), 0.3),
-    "noise: 0 tokens": (reworded(style, 0), 0.3),
-    "noise: 4 tokens": (reworded(style, 4), 0.3),
+same = clap.Views(plain, plain, base.content)  # both views the same prompt
+settings = {"baseline": (base, 0.3, 1.0)}  # views, temperature, weight
+settings |= {f"temperature {t}": (base, t, 1.0) for t in (0.1, 0.5, 0.7, 0.9)}
+edits = {
+    "edits: none, 8 tokens": {},
+    "edits: word order": {"swap": 0.5},
+    "edits: medium, finish": medium_style,
+    "edits: size, colour": size_color,
+    "edits: any word, any order": "any word",
 }
-settings |= {f"prompts: {k}": (first(k), 0.3) for k in (2, 6, 12)}
+settings |= {name: (reworded(edit, 8), 0.3, 1.0) for name, edit in edits.items()}
+settings |= {f"noise: {k} tokens": (reworded(style, k), 0.3, 1.0) for k in (0, 4)}
+settings |= {f"prompts: {k}": (first(k), 0.3, 1.0) for k in (2, 6, 12)}
+settings |= {
+    "edits: none, no noise": (same, 0.3, 1.0),
+    "second term: none": (base, 0.3, 0.0),
+    "second term: none; no edits": (same, 0.3, 0.0),
+}
 
 
 # %%
@@ -853,7 +919,7 @@ def train_many(settings, hidden=64, steps=120):
     jobs = [(*setting, s) for setting in settings for s in seeds]
     networks = [fresh_head(hidden, s) for *_, s in jobs]
     draws = [torch.Generator().manual_seed(s) for *_, s in jobs]
-    temperature = torch.tensor([t for _, t, _ in jobs])
+    temperature, weight = torch.tensor([job[1:3] for job in jobs]).T
     content, row = torch.stack([v.content for v, *_ in jobs]), torch.arange(len(classes))
 
     def loss(apply, step):
@@ -862,7 +928,8 @@ def train_many(settings, hidden=64, steps=120):
             pick = torch.randint(v.prompt.shape[1], (len(row),), generator=g)
             pairs.append((v.prompt[row, pick], v.augmented[row, pick]))
         one, two = (torch.stack(side) for side in zip(*pairs))
-        return losses.clap_loss(apply(one), apply(two), apply(content), temperature)
+        parts = apply(one), apply(two), apply(content)
+        return losses.clap_loss(*parts, temperature, weight=weight)
 
     training.fit(networks, loss, steps, learning_rate=2e-3)
     return [networks[k : k + len(seeds)] for k in range(0, len(networks), len(seeds))]
@@ -871,7 +938,7 @@ def train_many(settings, hidden=64, steps=120):
 # %%
 quick = max(1, min(120, steps))
 ablated = dict(zip(settings, train_many(settings.values(), steps=quick)))
-for width in (16, 256):
+for width in (16, 256, 512):
     (ablated[f"width {width}"],) = train_many([settings["baseline"]], width, quick)
 
 # %% [markdown]
@@ -880,7 +947,7 @@ for width in (16, 256):
 
 # %%
 fast = choose[:512], report[:1024]
-candidates = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6]
+candidates = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.9, 1.3]
 two_draws = words | {"NC": words["NC"][:2]}
 
 
@@ -891,16 +958,16 @@ def gains(head):
     for alpha in (0.0, *candidates):
         hits = answers(head, alpha, image, two_draws)[[0, 4]] == truth
         curve[alpha] = 100 * hits.double().mean(1)
-    free = on_the_flat(head, found.image[fast[0]], unlabelled, candidates)[2]
+    free = on_the_flat(head, found.image[fast[0]], unlabelled, candidates)[1]
     best = max(candidates, key=lambda alpha: curve[alpha][0])
     return torch.cat([curve[free] - curve[0.0], curve[best] - curve[0.0]])
 
 
 ablation = {name: torch.stack([gains(h) for h in group]) for name, group in ablated.items()}
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Dots for each setting: gain of C and of NC in points at the strength chosen without labels, filled, and at the best strength, open. Temperatures and widths lie close together; few prompts and missing edits lie lower."}}
-groups = ["baseline", "temperature", "width", "edits", "noise", "prompts"]
-listed = [k for g in groups for k in ablation if k.startswith(g)]
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Dots for each setting: gain of C and of NC in points at the strength chosen without labels, filled, and at the best strength, open. In hindsight nearly all settings gain several points in C; the two with next to no gain leave out any word, or have neither edits nor a second term."}}
+kinds_of = ["baseline", "temperature", "width", "edits", "second term", "noise", "prompts"]
+listed = [k for g in kinds_of for k in ablation if k.startswith(g)]
 figure, axis = plt.subplots(figsize=(plots.WIDTH, 6.2))
 for y, name in enumerate(listed):
     mean, sd = ablation[name].mean(0), ablation[name].std(0)
@@ -928,35 +995,49 @@ def among(start):
     return max(values) - min(values)
 
 
+# %% tags=["remove-cell"]
+noiseless, blind = "edits: none, no noise", "edits: any word, any order"
+neither = "second term: none; no edits"
 put("base_c", hindsight["baseline"])
 put("base_nc", noisy_gain["baseline"])
-put("span_temperature", among("temperature"))
-put("span_width", among("width"))
-put("span_prompts", among("prompts"))
-put("none_c", hindsight["edits: none, no noise"])
-put("none_nc", noisy_gain["edits: none, no noise"])
-put("noise_only_c", hindsight["edits: none, 8 tokens"])
+for start in ("temperature", "width", "prompts", "edits"):
+    put(f"span_{start}", among(start))
+put("none_c", hindsight[noiseless])
+put("none_nc", noisy_gain[noiseless])
+put("no_noise_c", hindsight["noise: 0 tokens"])
+put("no_noise_nc", noisy_gain["noise: 0 tokens"])
+put("no_second_c", hindsight["second term: none"])
+put("neither_c", hindsight[neither])
+put("blind_c", hindsight[blind])
 put("two_prompts_c", hindsight["prompts: 2"])
+
+# %% tags=["remove-cell"]
 rule_cost = {name: (v[:, 2] - v[:, 0]).mean().item() for name, v in ablation.items()}
 put("rule_cost", np.mean([*rule_cost.values()]))
 put("rule_worst", max(rule_cost.values()))
 put("rule_worst_name", max(rule_cost, key=rule_cost.get))
 
 # %% [markdown]
-# At the best strength in hindsight the temperatures lie within {glue:text}`robust_span_temperature:.1f` points of C, the
-# widths within {glue:text}`robust_span_width:.1f`. The number of prompts spans {glue:text}`robust_span_prompts:.1f`:
-# with two per class the gain is {glue:text}`robust_two_prompts_c:.1f`, against
-# {glue:text}`robust_base_c:.1f` for the baseline.
+# First in hindsight, at the best strength. The baseline gains {glue:text}`robust_base_c:.1f` points in C and
+# {glue:text}`robust_base_nc:.1f` in NC. All five temperatures lie within {glue:text}`robust_span_temperature:.1f` points of
+# C, the widths within {glue:text}`robust_span_width:.1f`, the numbers of prompts within
+# {glue:text}`robust_span_prompts:.1f` (with two per class C gains {glue:text}`robust_two_prompts_c:.1f`). The edits span
+# {glue:text}`robust_span_edits:.1f`. With three heads for each setting, a difference of a point is within chance.
 #
-# The edits hold a surprise. With *no* edit and no noise, when both views are the same prompt full of style, C
-# still gains {glue:text}`robust_none_c:.1f` points and NC {glue:text}`robust_none_nc:.1f`, against
-# {glue:text}`robust_base_c:.1f` and {glue:text}`robust_base_nc:.1f` for the baseline. The second term of the loss does
-# that: it pulls each styled prompt to the bare class name, and so takes out style without any augmentation. On this
-# model most of the gain is not the augmentation's.
+# **Noise** is not what makes NC better. Heads that never saw a noise token gain {glue:text}`robust_no_noise_nc:.1f` points in
+# NC and {glue:text}`robust_no_noise_c:.1f` in C, no less than the baseline by more than chance allows.
 #
-# The label-free rule costs {glue:text}`robust_rule_cost:.1f` points of C on average over the settings, and up to
-# {glue:text}`robust_rule_worst:.1f` ("{glue:text}`robust_rule_worst_name`"). Where a head makes the wordings agree by
-# giving up on telling classes apart, agreement is a poor guide.
+# **Edits** hold a surprise. With *none*, and no noise, when both views are the same prompt full of style, C still gains
+# {glue:text}`robust_none_c:.1f` points and NC {glue:text}`robust_none_nc:.1f`. Is it then the second term of the loss,
+# which pulls each styled prompt to the bare class name? Without that term, edits and noise alone gain
+# {glue:text}`robust_no_second_c:.1f` in C. Without both it is {glue:text}`robust_neither_c:.1f`. So either of the two
+# is enough to take style out, and together they bring about what one of them brings. But an edit has to know what style
+# is: with any word left out, the class's own among them, C gains {glue:text}`robust_blind_c:.1f`.
+#
+# By the label-free rule (filled) the settings differ less clearly, and gain less: it costs
+# {glue:text}`robust_rule_cost:.1f` points of C on average over the settings, and up to {glue:text}`robust_rule_worst:.1f`
+# ("{glue:text}`robust_rule_worst_name`"). The flat of the agreement reaches on where accuracy has turned, so its middle
+# lies too far out.
 #
 # ### What the training loss cannot see
 #
@@ -1020,9 +1101,9 @@ put("look_change", look_change)
 control = backbones.load("glyph-fair", device)
 pairs = {name: (m, RECIPES[name].correlation) for name, m in (("glyph", model), ("glyph-fair", control))}
 fair_set = data if data.scenes is not None else datasets.load("glyphs", n=n_images)
-live = {}
-if backbone == "glyph":
-    live["glyph"] = gain[:, [0, 3]]
+live = {}  # rule: {model: (heads, C and NC)}
+for rule, values in (("middle", gain), ("smallest", gain_smallest)):
+    live[rule] = {"glyph": values[:, [0, 3]]} if backbone == "glyph" else {}
 if fair_set.classes == classes:
     fair = features.embed(control, datasets.load("glyphs", n=max(8, n_images // 2)))
     fair_heads, _ = clap.train(text_views(control), seeds, **recipe)
@@ -1030,36 +1111,51 @@ if fair_set.classes == classes:
     asked = [*(fair_words[k] for k in ("C", "CP", "PC")), fair_words["NC"][0]]
     for head in fair_heads:
         a, b = fair.image[::2], fair.image[1::2]  # to choose, to report
-        free = on_the_flat(head, a, asked, alphas)[2]
-        hits = [answers(head, alpha, b, fair_words) == fair.label[1::2] for alpha in (0.0, free)]
-        before, after = (100 * h.double().mean(1) for h in hits)
-        moved.append([after[0] - before[0], after[4:].mean() - before[4:].mean()])
-    live["glyph-fair"] = torch.tensor(moved)
+        tried = (0.0, *on_the_flat(head, a, asked, alphas)[1:])
+        hits = [answers(head, alpha, b, fair_words) == fair.label[1::2] for alpha in tried]
+        hits = torch.stack([100 * h.double().mean(1) for h in hits])
+        hits = torch.stack([hits[:, 0], hits[:, 4:].mean(1)], 1)
+        moved.append(hits[1:] - hits[:1])
+    for rule, values in zip(live, torch.stack(moved, 1)):
+        live[rule]["glyph-fair"] = values
+
+# %%
+rows = {(m, r): v.mean(0).tolist() for r, by in live.items() for m, v in by.items()}
+both_rules = pd.DataFrame(rows, index=["C", "NC"]).T.sort_index()
+both_rules.index.names = ["model", "strength on the flat"]
+both_rules.round(1)
 
 # %% [markdown]
 # Other strengths of correlation need other pretraining. Their results are recorded runs of {ref}`augmented-prompts`; a
-# point here is a run with three heads and three samples of scenes. (The recipe and the rule for the strength are those of
-# that chapter, which explains the distance between open and filled points.)
+# point here is a run with three of that chapter's wide heads. The rule for the strength is the same; the recipe and the
+# samples are not, so open and filled points differ. A recorded run is as old as its date, and that chapter may have
+# changed since.
 
 # %%
-recorded = []
+recorded, sets = [], ["C", "CP", "PC", "NC"]
+keys = {f"{m}_{k}" for m in ("clip", "clap") for k in sets} | {"range_clip", "range_clap"}
 for entry in runs.results("content_style/03_augmenting_prompts"):
     name = str(entry["parameters"].get("backbone", "")).rsplit("/", 1)[-1]
     m = entry["metrics"]
-    if name in RECIPES and {"clap_C", "clip_C", "clap_NC", "clip_NC"} <= set(m):
-        point = {"model": name, "correlation": RECIPES[name].correlation}
-        point["C"] = 100 * (m["clap_C"] - m["clip_C"])
-        point["NC"] = 100 * (m["clap_NC"] - m["clip_NC"])
-        recorded.append(point)
-strengths = {p["correlation"] for p in recorded} | {RECIPES[k].correlation for k in live}
+    if name in RECIPES and keys <= set(m):
+        point = {"correlation": RECIPES[name].correlation, "date": entry["date"][:10]}
+        point |= {"frozen C": 100 * m["clip_C"], "frozen range": 100 * m["range_clip"]}
+        point |= {k: 100 * (m[f"clap_{k}"] - m[f"clip_{k}"]) for k in sets}
+        recorded.append(point | {"range": 100 * (m["range_clap"] - m["range_clip"])})
+strengths = {p["correlation"] for p in recorded}
+strengths |= {RECIPES[k].correlation for k in live["middle"]}
 if len(strengths) < 4:
     found_at = ", ".join(map(str, sorted(strengths)))
     print(f"Results for correlation {found_at}; `make sweep` completes the others.")
+on_record = pd.DataFrame()
+if recorded:
+    on_record = pd.DataFrame(recorded).drop(columns="date").groupby("correlation").mean()
+on_record.round(1)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Gain of C and NC against the correlation in pretraining: near zero for C without correlation, several points at 0.75; filled dots from this run, open circles from recorded runs."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Gain of C and NC against the correlation in pretraining: near zero or below for C at 0 and 0.5, several points at 0.75, most at 0.9; NC gains at every correlation on record. Filled dots from this run, open circles from recorded runs."}}
 figure, axis = plt.subplots(figsize=(plots.WIDTH, 3.3))
 for k, (name, color) in enumerate((("C", blue), ("NC", orange))):
-    for model_name, values in live.items():
+    for model_name, values in live["middle"].items():
         x = RECIPES[model_name].correlation + (0.006 if k else -0.006)
         mean, sd = values[:, k].mean(), values[:, k].std()
         axis.errorbar(x, mean, yerr=sd, fmt="o", color=color, capsize=3)
@@ -1069,26 +1165,44 @@ for k, (name, color) in enumerate((("C", blue), ("NC", orange))):
     axis.plot(x, [p[name] for p in recorded], "o", mfc="none", color=color, markersize=8)
 axis.axhline(0, color=plots.QUIET, linewidth=1)
 axis.set(xlim=(-0.06, 1), xlabel="correlation of content and style in pretraining", ylabel="gain (points)")
-about = "filled: this run, ± sd of 3 heads; open: recorded runs"
+dates = " and ".join(sorted({p["date"] for p in recorded}))
+about = f"filled: this run, ± sd of 3 heads; open: recorded runs of {dates}"
 axis.set_title(about, fontsize=9, fontweight="normal")
 plt.show()
 
 # %% tags=["remove-cell"]
-for key in ("glyph", "glyph-fair"):
-    for k, name in enumerate(("c", "nc")):
-        word = f"{live[key][:, k].mean():.1f}" if key in live else "(not measured)"
-        put(f"{key.replace('-', '_')}_{name}", word)
-for at in (0.5, 0.9):
-    points = [p["C"] for p in recorded if p["correlation"] == at]
-    word = f"{np.mean(points):+.1f}" if points else "(not on record)"
-    put(f"recorded_{int(100 * at)}", word)
+for rule, by in live.items():
+    for key in ("glyph", "glyph-fair"):
+        for k, name in enumerate(("c", "nc")):
+            word = f"{by[key][:, k].mean():.1f}" if key in by else "(not measured)"
+            put(f"{key.replace('-', '_')}_{rule}_{name}", word)
+for at in (0.5, 0.75, 0.9):
+    for column in (*sets, "range", "frozen C", "frozen range"):
+        known = at in on_record.index
+        word = f"{on_record.loc[at, column]:+.1f}" if known else "(not on record)"
+        word = word.lstrip("+") if column.startswith("frozen") else word
+        put(f"recorded_{int(100 * at)}_{column.replace(' ', '_')}", word)
 
 # %% [markdown]
-# Without correlation C changes by {glue:text}`robust_glyph_fair_c` points, with a correlation of 0.75 by
-# {glue:text}`robust_glyph_c`. In the recorded runs it is {glue:text}`robust_recorded_50` at 0.5, where a model of our
-# length of training still learned the objects for themselves, and {glue:text}`robust_recorded_90` at 0.9. That is the
-# control that a claim of "isolating content" needs, and no benchmark of photographs can give it. NC still changes by {glue:text}`robust_glyph_fair_nc`: a text tower is upset by
-# noise tokens whatever it was trained on, and the head was trained on noise.
+# Without correlation C changes by {glue:text}`robust_glyph_fair_middle_c` points, with a correlation of 0.75 by
+# {glue:text}`robust_glyph_middle_c` (in the recorded runs, with wide heads, {glue:text}`robust_recorded_75_C`). At
+# 0.5, where a model of our length of training still learned the objects for themselves, the head costs something: C, CP
+# and PC change by {glue:text}`robust_recorded_50_C`, {glue:text}`robust_recorded_50_CP` and
+# {glue:text}`robust_recorded_50_PC`. Only NC gains, {glue:text}`robust_recorded_50_NC`. At 0.9 C gains
+# {glue:text}`robust_recorded_90_C`, from {glue:text}`robust_recorded_90_frozen_C`%. But there the range of prompt sets does
+# not shrink; it changes by {glue:text}`robust_recorded_90_range`. The frozen model was about as bad in every wording, with a
+# range of {glue:text}`robust_recorded_90_frozen_range` points, so there was little to close. That is
+# the control that a claim of "isolating content" needs, and no benchmark of
+# photographs can give it.
+#
+# NC of the control changes by {glue:text}`robust_glyph_fair_middle_nc`: a text tower is upset by noise tokens whatever it
+# was trained on. That our heads were trained with noise cannot be the whole reason: on `glyph` heads without it gained as
+# much.
+#
+# And the fairer test of the two rules: on the control the smallest strength changes C by
+# {glue:text}`robust_glyph_fair_smallest_c` and NC by {glue:text}`robust_glyph_fair_smallest_nc`. From the middle that is too
+# little a distance to decide between them, on three heads. A model that had no part in the choice does not speak for
+# the smallest, so we stay with the middle.
 #
 # ## Beside the published numbers
 #
@@ -1098,17 +1212,17 @@ for at in (0.5, 0.9):
 # pictures held out. Compare signs and sizes of the differences, not levels.
 
 # %%
-sets = ["C", "CP", "PC", "NC"]
 beside = published[sets].copy()
 ours_name = f"{backbone}, ours"
-for method, rule in (("CLIP", "frozen"), ("CLAP", "smallest")):
+for method, rule in (("CLIP", "frozen"), ("CLAP", "middle")):
     beside.loc[(ours_name, method), sets] = by_rule[rule].mean(0).numpy()
 beside["range"] = np.ptp(beside[sets], axis=1)
 beside.round(1)
 
 # %% [markdown]
-# Text does better than pictures: Im.Aug *hurts* on OfficeHome and DomainNet. A jittered picture is still the same object in
-# the same medium, while a word that is left out removes its style at once.
+# CLAP gains in C on all four benchmarks. Im.Aug gains on PACS and VLCS, and loses on OfficeHome and DomainNet. Why, these
+# tables cannot tell: the benchmarks differ in their media, in the number of classes and in what is left to gain.
+# {ref}`augmenting-images` takes some of that apart, with heads on augmented pictures of our world.
 #
 # And the attack columns, C only, as the authors measured them: on clamped, normalised pictures.
 
@@ -1120,8 +1234,17 @@ for method, column in ours.items():
     attack_table.loc[(ours_name, method), attacked_columns] = column.to_numpy()
 attack_table.round(1)
 
+# %% tags=["remove-cell"]
+levels = [interval(h)[1] for hits in under.values() for h in hits.values()]
+put("attack_level", max(levels))
+put("attack_pair", under_attack["± (95%)"].max())
+put("attack_pictures", len(pixels))
+
 # %% [markdown]
-# Our row is in pixel space at half of 1/255. In theirs, too, the head's advantage under FGSM is about as large as its
+# Our rows are in pixel space at half of 1/255, on {glue:text}`robust_attack_pictures:.0f` pictures, with three heads that
+# take turns. So their column C is not that of the table above, which has every head on half of all pictures: the error of
+# a level (95%) is up to ± {glue:text}`robust_attack_level:.0f` points here, that of a difference up to
+# ± {glue:text}`robust_attack_pair:.0f`. In the published rows, too, the head's advantage under FGSM is about as large as its
 # advantage on clean pictures, and under PGD-20 and CW-20 the methods are within a few points of each other, far below
 # clean.
 #
@@ -1145,36 +1268,81 @@ attack_table.round(1)
 # %%
 added = [interval(paired[k] - paired[0]) for k in range(1, len(budgets))]
 beyond = max(mean - wide for mean, wide in added)  # above 0: more than chance
+hard = under_attack.loc[["PGD-20", "CW-20"]]
 claims = {  # measured, at least, at most
     "best strength for C, mean": (alphas[best], 0.1, 0.6),
     "C, label-free strength: gain, lowest": (gain[:, 0].min(), 0, 15),
     "the same, mean": (gain[:, 0].mean(), 1.5, 15),
     "NC: gain, lowest": (gain[:, 3].min(), 3, 20),
-    "range of prompt sets, after / before": (rows_ratio := (spread[:, best] / spread[:, 0]).mean(), 0, 0.9),
+    "range of prompt sets, after / before": (rows_ratio, 0, 0.9),
     "C at the largest strength, minus frozen": ((curves["C"][:, -1] - curves["C"][:, 0]).max(), -40, 0),
     "pretence of the smallest search": (pretence[0], 1, 30),
     "pretence of the largest": (pretence[-1], -0.5, 1.0),
     "FGSM: most that the head gains over its clean gain": (beyond, -60, 0),
+    "middle of the flat minus best strength for C": (np.mean(alpha_free) - alphas[best], 0, 3),
+    "largest honest search minus label-free, PC": (honest[:, -1].mean() - free_gain, 0, 10),
+    "PGD, CW: the same": ((hard["beyond clean"] - hard["±"]).max(), -60, 0),
     "FGSM at 8/255: head minus frozen": (100 * paired[5].mean(), -6, 6),
     "FGSM at 8/255: accuracy of the head": (fgsm["head"][5], 0, 15),
+}
+
+# %%
+one = noiseless, "second term: none"
+others = [among(start) for start in ("temperature", "width", "prompts")]
+claims |= {
     "bare cosines minus scaled, survivors": (bare["frozen"] - released.iloc[-1]["frozen"], 2, 60),
     "lost by the clamp alone": (released.iloc[0]["frozen"] - released.iloc[1]["frozen"], 30, 100),
     "ablation: span of temperatures": (among("temperature"), 0, 2.5),
     "ablation: C with two prompts per class": (hindsight["prompts: 2"], 1, 15),
-    "ablation: C without edits": (hindsight["edits: none, no noise"], 1.5, 15),
+    "ablation: C without edits": (hindsight[noiseless], 1.5, 15),
+    "ablation: C without second term": (hindsight["second term: none"], 1.5, 15),
+    "ablation: C without both": (hindsight[neither], -2, 2),
+    "both minus the better of one": (hindsight["baseline"] - max(hindsight[k] for k in one), -2, 2),
+    "ablation: C, any word left out": (hindsight[blind], -3, 2),
+    "ablation: span of widths": (among("width"), 0, 4),
+    "span of edits, minus the largest other": (among("edits") - max(others), 0.5, 10),
+    "no noise minus baseline, NC": (noisy_gain["noise: 0 tokens"] - noisy_gain["baseline"], -1.5, 4),
+    "no noise minus baseline, C": (hindsight["noise: 0 tokens"] - hindsight["baseline"], -1, 4),
 }
 
 # %%
-if probing and len(shots) > 1:
+if set(probe) == {"same medium", "other media"} and len(shots) > 1:
     same = extra["same medium"]
     claims["probe, 1 shot: gain, lowest draw"] = (same[0].min(), 4, 40)
+    apart = (same[0] - extra["other media"][0]).mean()
+    claims["probe, 1 shot: same minus other media"] = (apart, -8, 8)
     claims["probe, 1 shot minus most shots"] = ((same[0] - same[-1]).mean(), 4, 40)
     claims["probe, most shots: gain, other media"] = (extra["other media"][-1].mean(), 0, 10)
-if "glyph-fair" in live:
-    claims["control: gain of C, mean"] = (live["glyph-fair"][:, 0].mean(), -2.5, 1)
-    if "glyph" in live:
-        more = live["glyph"][:, 0].mean() - live["glyph-fair"][:, 0].mean()
-        claims["glyph minus control, gain of C"] = (more, 2, 15)
+
+# %%
+for rule, by in live.items():
+    if "glyph-fair" in by:
+        fair_gain = by["glyph-fair"][:, 0].mean()
+        claims[f"control, {rule}: gain of C, mean"] = (fair_gain, -2.5, 1)
+        if "glyph" in by:
+            more = by["glyph"][:, 0].mean() - fair_gain
+            least = {"smallest": 2, "middle": 0.5}[rule]
+            claims[f"glyph minus control, {rule}: gain of C"] = (more, least, 15)
+if "glyph-fair" in live["middle"]:
+    less = (live["smallest"]["glyph-fair"] - live["middle"]["glyph-fair"]).mean(0)
+    claims["control: smallest minus middle, C"] = (less[0], -2, 2)
+    claims["control: smallest minus middle, NC"] = (less[1], -2, 2)
+if 0.5 in on_record.index and 0.9 in on_record.index:
+    claims["recorded at 0.5: C, CP, PC, most"] = (on_record.loc[0.5, sets[:3]].max(), -4, 0)
+    claims["recorded at 0.5: NC"] = (on_record.loc[0.5, "NC"], 0, 10)
+    claims["recorded at 0.9: C, CP, PC, least"] = (on_record.loc[0.9, sets[:3]].min(), 3, 20)
+    claims["recorded at 0.9: range"] = (on_record.loc[0.9, "range"], 0, 3)
+
+# %%
+lead = {m: published.xs(m, level=1) - clip_rows for m in ("CLAP", "Im.Aug")}
+lost = lead["CLAP"][attacked_columns].sub(lead["CLAP"]["C"], axis=0)
+claims |= {
+    "published: CLAP, C, least gain": (lead["CLAP"]["C"].min(), 0, 10),
+    "Im.Aug, C: PACS and VLCS, least": (lead["Im.Aug"]["C"][benchmarks[:2]].min(), 0, 10),
+    "Im.Aug, C: OfficeHome and DomainNet, most": (lead["Im.Aug"]["C"][benchmarks[2:]].max(), -10, 0),
+    "published FGSM: lead minus clean lead, largest": (lost["FGSM"].abs().max(), 0, 1),
+    "published PGD, CW: largest lead": (lead["CLAP"][["PGD-20", "CW-20"]].abs().max().max(), 0, 3),
+}
 claims["loss while training on"] = (loss_change, -5, 0)
 claims["accuracy at α = 1 while training on"] = (look_change, -20, 0)
 
@@ -1189,15 +1357,16 @@ checks.round(2)
 # And on whatever runs: an empty budget changes nothing, a budget is kept, and 20 steps do no less harm, in loss, than one.
 
 # %% tags=["check"]
-logits, y = models["frozen"], label[some]
-assert torch.equal(attacks.fgsm(logits, pixels[:2], y[:2], 0.0), pixels[:2])
+logits, row = models["frozen"], left["frozen"][0].nonzero()[:48, 0]
+y, clean = label[row], pixels[row]
+assert torch.equal(attacks.fgsm(logits, pixels[:2], label[:2], 0.0), pixels[:2])
 for x in crafted.values():
-    assert (x - pixels[some]).abs().max() <= half + 1e-6
+    assert (x - pixels).abs().max() <= half + 1e-6
     assert x.min() >= 0 and x.max() <= 1
 entropy = torch.nn.functional.cross_entropy
 with torch.no_grad():
-    one = entropy(logits(attacks.fgsm(logits, pixels[some], y, half)), y)
-    many = entropy(logits(crafted["PGD-20", "frozen"]), y)
+    one = entropy(logits(attacks.fgsm(logits, clean, y, half)), y)
+    many = entropy(logits(crafted["PGD-20", "frozen"][row]), y)
 print(f"mean loss after FGSM {one:.3f}, after PGD-20 {many:.3f}")
 assert many >= one - 0.02 or not shipped
 
@@ -1248,8 +1417,8 @@ trained[0].alpha = alpha_free[0]
 
 # %% [markdown]
 # :::{dropdown} Why
-# The noise is the same for all pictures, so more pictures do not average it out: only more draws do. The head narrows
-# the spread, as it was trained to.
+# The noise is the same for all pictures, so more pictures do not average it out: only more draws do. (With 12 draws a
+# spread is itself known to about a fifth, so the two numbers of draws are rough.)
 # :::
 #
 # ### Exercise 3: an attack that travels
@@ -1257,37 +1426,44 @@ trained[0].alpha = alpha_free[0]
 # how much of the damage reaches the other wordings, and the other model?
 
 # %% tags=["solution", "hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
-trips = {}
-for (attack, made_for), x in crafted.items():
+trips, turn_of = {}, torch.arange(len(pixels)) % len(trained)
+for (attack, made_for), x in {("PGD-20", "nobody"): pixels, **crafted}.items():
     if attack == "PGD-20":
-        z = model.embed_images(x)
-        for scored, head in (("frozen", None), ("head", trained[0])):
-            alpha = 0.0 if head is None else alpha_free[0]
-            hits = answers(trained[0], alpha, z, words) == label[some]
-            shares = 100 * hits.double().mean(1)
+        z, every = model.embed_images(x), torch.arange(len(x))
+        for scored, at in (("frozen", [0.0] * len(trained)), ("head", alpha_free)):
+            each = [answers(h, alpha, z, words) for h, alpha in zip(trained, at)]
+            hits = torch.stack(each)[turn_of, :, every] == label[:, None]
+            shares = 100 * hits.double().mean(0)
             trips[made_for, scored] = [*shares[:3].tolist(), shares[4:].mean().item()]
-trained[0].alpha = alpha_free[0]
+for head, alpha in zip(trained, alpha_free):
+    head.alpha = alpha
 trips = pd.DataFrame(trips, index=sets).T
 trips.index.names = ["attack made for", "scored"]
+for here, there in (("frozen", "head"), ("head", "frozen")):
+    own_damage = trips.loc[("nobody", here), "C"] - trips.loc[(here, here), "C"]
+    damage_there = trips.loc[("nobody", there), "C"] - trips.loc[(here, there), "C"]
+    assert damage_there < own_damage or not shipped
 trips.round(1)
 
 # %% [markdown]
 # :::{dropdown} Why
-# CP and PC stand close to C in feature space, so most of the damage arrives. What does not arrive makes
+# CP and PC stand close to C in feature space, so a good part of the damage arrives. What does not arrive makes
 # "accuracy under attack" of CP, PC and NC look better than that of C, in the published table too: they were not the
-# target. Pictures made for one of the two models hurt the other nearly as much, since they share the tower.
+# target. Pictures made for one of the two models hurt the other less, although they share the tower: within so small a
+# budget an attack fits itself to the model in front of it. (Pictures that this model had wrong were left alone.)
 # :::
 #
 # ## Summary
 # - The strength decides whether the head helps. The gain is at a fraction of the strength of training, and gone
 #   before its full value.
-# - Agreement between wordings chooses it without labels. Its top is flat: the smallest strength on it
-#   serves accuracy best. A search on test labels pretends little on many pictures, and much on few.
+# - Agreement between wordings chooses it without labels. Its top is flat and reaches past the best accuracy: the middle
+#   keeps a part of the gain in C. The smallest strength looked better on one model's test labels, and about the same on
+#   the control. A search on test labels pretends little on many pictures, and much on few.
 # - A few labelled pictures profit most from the head: one shot by far more than 32.
-# - In pixel space, under equal budgets, the head makes nothing robust. The released attack measures pale pictures.
-# - At its own best strength hardly any setting matters much. Most of the gain comes from pulling styled prompts to the
-#   bare name, with or without edits.
-# - Without correlation in pretraining there is nothing to gain in C. That is the control.
+# - In pixel space, under equal budgets, we see no robustness that the head adds. The released attack measures pale pictures.
+# - At its own best strength the edits matter most; temperature, width and number of prompts by a point or two. Edits of
+#   style, or a pull to the bare name: one of the two is needed, and about enough. Blind edits gain next to nothing.
+# - Without correlation in pretraining there is nothing to gain in C, and at 0.5 a little is lost. That is the control.
 #
 # ## Further reading
 # - {cite:t}`cai2024clap`, section 5, for all of these experiments on real pictures.
@@ -1301,11 +1477,15 @@ metrics = {
     "alpha_free": np.mean(alpha_free),
     "alpha_maximum": np.mean(rules["maximum"]),
     "alpha_middle": np.mean(rules["middle"]),
+    "alpha_smallest": np.mean(rules["smallest"]),
     "alpha_validation": np.mean(rules["validation"]),
     "alpha_test": np.mean(rules["test"]),
     "gain_C": gain[:, 0].mean() / 100,
     "gain_NC": gain[:, 3].mean() / 100,
+    "gain_C_smallest": gain_smallest[:, 0].mean() / 100,
+    "gain_NC_smallest": gain_smallest[:, 3].mean() / 100,
     "range_ratio": rows_ratio,
+    "range_ratio_best_C": (spread[:, best] / spread[:, 0]).mean(),
     "pretence_small": pretence[0] / 100,
     "pretence_large": pretence[-1] / 100,
 }
@@ -1317,11 +1497,20 @@ for k, key in ((0, "clean"), (2, "fgsm"), (5, "fgsm_8")):
 for attack, key in (("PGD-20", "pgd"), ("CW-20", "cw")):
     metrics[f"{key}_clip"] = under_attack.loc[attack, "frozen (%)"] / 100
     metrics[f"{key}_clap"] = under_attack.loc[attack, "head (%)"] / 100
+    metrics[f"{key}_beyond"] = under_attack.loc[attack, "beyond clean"] / 100
+    metrics[f"{key}_beyond_half"] = under_attack.loc[attack, "±"] / 100
+metrics["n_attacked"] = len(pixels)  # the same pictures for clean_*, fgsm_*, pgd_*, cw_*
+
+# %% tags=["remove-cell"]
+for name, key in ((noiseless, "no_edits"), ("second term: none", "no_second"), (neither, "neither")):
+    metrics[f"ablation_{key}_C"] = hindsight[name] / 100
+metrics["ablation_baseline_C"] = hindsight["baseline"] / 100
 metrics["clamp_only"] = released.iloc[1]["frozen"] / 100
 if probing:
     metrics["shot_1_gain"] = extra["same medium"][0].mean() / 100
     metrics["shot_most_gain"] = extra["same medium"][-1].mean() / 100
-if "glyph-fair" in live:
-    metrics["fair_gain_C"] = live["glyph-fair"][:, 0].mean() / 100
-    metrics["fair_gain_NC"] = live["glyph-fair"][:, 1].mean() / 100
+for rule, ending in (("middle", ""), ("smallest", "_smallest")):
+    if "glyph-fair" in live[rule]:
+        metrics[f"fair_gain_C{ending}"] = live[rule]["glyph-fair"][:, 0].mean() / 100
+        metrics[f"fair_gain_NC{ending}"] = live[rule]["glyph-fair"][:, 1].mean() / 100
 runs.record(metrics, out_dir)
