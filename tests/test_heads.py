@@ -39,6 +39,11 @@ def test_a_bad_head_is_named(arguments, message):
         heads.DisentangledNetwork(*arguments)
     with pytest.raises(ValueError, match=r"z must be \(\.\.\., 8\)"):
         heads.DisentangledNetwork(8)(torch.ones(2, 7))
+    head = heads.DisentangledNetwork(8, alpha=0.5)
+    for alpha in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="alpha must be finite"):
+            head.alpha = alpha
+    assert head.alpha == 0.5, "left as it was"
 
 
 def linears(seeds):
@@ -202,8 +207,17 @@ def test_views_are_the_encoders_own_features(glyph):
     assert torch.allclose(views.content, glyph.embed_texts(names), atol=1e-5)
     noised = clap.embed_views(glyph, names, 6, seed=4)
     assert torch.equal(noised.prompt, views.prompt) and not torch.allclose(noised.augmented, views.augmented)
-    with pytest.raises(ValueError, match="at least two names"):
-        clap.embed_views(glyph, ["cat"])
+    long = " ".join(["very"] * 30 + ["cat"])
+    for bad, message in (
+        (["cat"], "at least two names"),
+        ("cat", "at least two names"),
+        (["cat", 3], "non-empty names, got 3 at 1"),
+        (["cat", " "], "non-empty names, got ' ' at 1"),
+        (["cat", "key", "cat"], "all different, got 'cat' twice"),
+        (["cat", "key", long], r"of '(very )+cat', with 4 noise tokens exceeds the context of \d+ tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clap.embed_views(glyph, bad, 6)
 
 
 def test_training_on_text_draws_the_wordings_of_a_class_together(glyph):
@@ -246,5 +260,14 @@ def test_agreement_needs_no_labels_and_alpha_is_the_best_of_the_candidates(glyph
     assert head.alpha == 0.3, "left as it was"
     with pytest.raises(ValueError, match="two wordings"):
         clap.agreement(head, image, texts[:1])
-    with pytest.raises(ValueError, match="at least one candidate"):
-        clap.choose_alpha(head, image, texts, [])
+    one = [text[:1] for text in texts]
+    for bad, message in (
+        ((image, texts, []), "alphas must hold at least one candidate"),
+        ((image, texts, [0.1, math.nan]), r"alphas must be finite, got \[0.1, nan\]"),
+        ((image[:1], texts, [0.1]), "image must hold at least two images"),
+        ((image, one, [0.1]), r"same two or more classes each, got \[1, 1\]"),
+        ((image, [texts[0], one[0]], [0.1]), r"same two or more classes each, got \[32, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clap.choose_alpha(head, *bad)
+    assert head.alpha == 0.3, "left as it was"

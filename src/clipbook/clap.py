@@ -8,6 +8,7 @@ without labels. Defined in {ref}`augmented-prompts`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,20 +42,27 @@ def embed_views(
 
     Args:
         backbone: whose text tower encodes.
-        classes: names, at least 2.
+        classes: names, at least 2, all different.
         n: prompts per class, of the 480 there are; more than 480 repeat, with other edits and noise.
         augmentations: see `prompts.views`; the default is as released.
         n_tokens, std: noise tokens of the augmented views; a third of them each in front, in the middle and at
             the end. 0 tokens: no noise.
         seed: of the choice of prompts, their edits and their noise.
 
-    Returns: Views, un-normalised, float32. Raises ValueError as `prompts.views` and `embed_noised_texts`.
+    Returns: Views, un-normalised, float32. Raises ValueError as `prompts.views` and `embed_noised_texts`, and for
+    a class whose prompts do not fit the context together with their noise.
     """
     if isinstance(classes, str) or len(classes) < 2:
         raise ValueError(f"classes must be at least two names, got {classes!r:.80}")
+    for index, name in enumerate(classes):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"classes must be non-empty names, got {name!r} at {index}")
+        if name in classes[:index]:
+            raise ValueError(f"classes must be all different, got {name!r} twice")
     generator = torch.Generator().manual_seed(seed)
     plain, edited = zip(*(prompts.views(name, n, augmentations=augmentations, seed=seed) for name in classes))
     plain, edited = [text for texts in plain for text in texts], [text for texts in edited for text in texts]
+    _check_lengths(backbone, classes, edited, n_tokens)
     augmented = torch.empty(len(edited), backbone.dim)
     where = torch.arange(len(edited)) % len(POSITIONS)  # prompts are in random order already
     for index, position in enumerate(POSITIONS):
@@ -64,6 +72,19 @@ def embed_views(
             augmented[rows] = backbone.embed_noised_texts(texts, n_tokens, std, position, generator)
     shape = (len(classes), n, -1)
     return Views(backbone.embed_texts(plain).view(shape), augmented.view(shape), backbone.embed_texts(list(classes)))
+
+
+def _check_lengths(backbone: Backbone, classes: Sequence[str], texts: list[str], n_tokens: int) -> None:
+    """Of the augmented prompts, class by class: what the context cannot hold is named by its class."""
+    tokens = backbone.tokenizer(texts)
+    context = tokens.shape[1]
+    long = (tokens.argmax(1) + n_tokens >= context).nonzero()[:, 0]  # the end token has the highest id
+    if n_tokens > 0 and len(long):
+        name, text = classes[int(long[0]) * len(classes) // len(texts)], texts[int(long[0])]
+        raise ValueError(
+            f"classes must have names that fit: {text!r}, of {name!r}, with {n_tokens} noise tokens exceeds the "
+            f"context of {context} tokens"
+        )
 
 
 def train(
@@ -113,10 +134,14 @@ def agreement(head: heads.DisentangledNetwork, image: Tensor, class_texts: Seque
 
     Args: image (n, d); class_texts: features of two or more wordings, (c, d) each; un-normalised, before the head.
 
-    Returns: (n,) float64 in [0, 1], the mean over pairs of wordings. Raises ValueError for fewer than two.
+    Returns: (n,) float64 in [0, 1], the mean over pairs of wordings. Raises ValueError for fewer than two
+    wordings, or two classes, or where the wordings are not of the same classes.
     """
     if len(class_texts) < 2:
         raise ValueError(f"class_texts must hold at least two wordings, got {len(class_texts)}")
+    counts = [len(text) for text in class_texts]
+    if min(counts) < 2 or min(counts) < max(counts):
+        raise ValueError(f"class_texts must be of the same two or more classes each, got {counts}")
     moved = head(image)
     answers = torch.stack([evaluate.predict(moved, head(text)) for text in class_texts])
     same, k = (answers[:, None] == answers[None]).double().sum((0, 1)), len(answers)
@@ -134,11 +159,16 @@ def choose_alpha(
     that fall short of the best by no more than one standard error of the difference, image by image.
 
     Args: as `agreement`, n >= 2; alphas: candidates. `head.alpha` is left as it was. Returns: one of alphas.
-    Raises ValueError for no candidates or fewer than two wordings.
+    Raises ValueError as `agreement`, for fewer than two images, and for no candidates or one that is not finite.
     """
-    alphas, before, agreed = sorted(float(alpha) for alpha in alphas), head.alpha, []
+    alphas, before, agreed = [float(alpha) for alpha in alphas], head.alpha, []
     if not alphas:
         raise ValueError("alphas must hold at least one candidate, got none")
+    if not all(math.isfinite(alpha) for alpha in alphas):
+        raise ValueError(f"alphas must be finite, got {alphas}")
+    if len(image) < 2:
+        raise ValueError(f"image must hold at least two images, for a standard error, got {len(image)}")
+    alphas.sort()
     try:
         for head.alpha in alphas:
             agreed.append(agreement(head, image, class_texts))

@@ -34,7 +34,8 @@ class DisentangledNetwork(nn.Module):
             (nearest neighbour, as the released code does).
         alpha: strength; finite.
 
-    Called with (..., dim), returns (..., out). Raises ValueError for another width, or a bad argument.
+    Called with (..., dim), returns (..., out). Raises ValueError for another width, or a bad argument; for an
+    alpha that is not finite whenever it is set.
     Source: Cai et al. 2024 (arXiv 2311.16445), sec. 4.2. Defined in {ref}`augmented-prompts`.
     """
 
@@ -42,13 +43,21 @@ class DisentangledNetwork(nn.Module):
         super().__init__()
         hidden, out = dim if hidden is None else hidden, dim if out is None else out
         _check_widths(dim=dim, hidden=hidden, out=out)
-        if not math.isfinite(alpha):
-            raise ValueError(f"alpha must be finite, got {alpha!r}")
         self.dim, self.alpha = dim, alpha
         self.register_buffer("skip", torch.arange(out) * dim // out, persistent=False)
         self.linear = nn.Linear(dim, hidden)
         self.project = nn.Linear(hidden, out, bias=False)
         nn.init.zeros_(self.project.weight)
+
+    @property
+    def alpha(self) -> float:
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha must be finite, got {alpha!r}")
+        self._alpha = alpha
 
     def forward(self, z: Tensor) -> Tensor:
         if z.shape[-1] != self.dim:
