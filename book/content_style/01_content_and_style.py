@@ -953,10 +953,10 @@ put("way", 100 * (end - start) / room if room else 0)
 #
 # | the theorem says | we measured |
 # |---|---|
-# | what the views share is kept | every factor that captions name can be read, style better than the object |
+# | what the views share is kept | every factor that captions name can be read, in `glyph` style better than the object |
 # | what only one view has is dropped | nuisance hardly moves the feature, though it moves the pixels as far as a new medium does |
 # | dependence of style on content is allowed | in the limit; after a finite training it decides which factor is learned well |
-# | content is a *block* | a linear probe finds the factors, and single coordinates need not mean anything |
+# | content is a *block* | a probe on all coordinates finds the factors; single ones we did not look at |
 #
 # So "CLIP features mix content and style" is no defect of the optimiser. It is what the captions ask for. If we want
 # only the object, we have to say so: with views that share the object and nothing else. That is the plan of the next
@@ -1285,7 +1285,8 @@ for who, m in models.items():
 #   answer without causing it.
 # - Contrastive learning keeps, as a block, what its two views share. The theorem needs views that change *every*
 #   style. A picture and its caption share all the style that the caption names.
-# - So image features hold style, more readable than content, and hold little of what captions never say.
+# - So image features hold style, in `glyph`, with its 32 objects, more readable than content, and hold little of what
+#   captions never say.
 # - A correlation in training turns style into answers. Interventions show it; accuracy on correlated data hides it,
 #   for the model and for every probe trained later.
 # - In text, factors can be changed one at a time and lie nearly additive. In pictures, every edit also disturbs the

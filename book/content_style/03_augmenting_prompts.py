@@ -47,7 +47,7 @@ device = None  # "cpu" or "cuda"; None takes the best there is
 n_images = 2048
 steps = 700  # of training a head
 out_dir = ""  # a folder to record the metrics in
-n_seeds = 3  # heads, each with its own noise, from seed on
+n_seeds = 3  # heads, each with its own prompts, edits and noise, from seed on
 n_prompts = 96  # per class, out of 480
 hidden = 1024  # width of the head
 temperature = 0.3  # of the first term of the loss
@@ -153,76 +153,131 @@ pd.DataFrame({"prompt": plain, "augmented prompt": edited})
 # There is a third edit, and it is no word at all. CLAP puts four random vectors among the token embeddings of the
 # sentence: in front, in the middle, or at the end. *Predict: how many points of accuracy do four meaningless tokens
 # cost a frozen model? And if the four vectors are exactly zero?*
+#
+# Whatever they hold, such tokens also push others on: the feature is read off at the end token, which now stands four
+# positions later. To tell the one from the other we do that alone: no token is put in, but from the same place on every
+# token gets the position vector of four places further on.
 
 
 # %%
 def class_texts(s=0, draws=6):
-    """The four wordings of the classes; NC (with noise) several times."""
-    sets = {k: v for k, v in prompts.PROMPT_SETS.items() if k != "NC"}
-    texts = {k: model.embed_texts(prompts.fill(v, classes)) for k, v in sets.items()}
+    """Wordings of the classes, (9, classes, d): C, CP, PC, NC drawn 6 times."""
+    sets = [prompts.fill(prompts.PROMPT_SETS[k], classes) for k in ("C", "CP", "PC")]
     noise = torch.Generator().manual_seed(s)
-    embed = lambda: model.embed_noised_texts(classes, generator=noise)
-    return texts, [embed() for _ in range(draws)]
+    texts = [model.embed_texts(texts) for texts in sets]
+    texts += [model.embed_noised_texts(classes, generator=noise) for _ in range(draws)]
+    return torch.stack(texts)
 
 
 def embed(scenes):
     return model.embed_images(world.render(scenes.to(model.device)))
 
 
-def fresh(s, n=n_images):
-    """Unseen pictures: features, label, domain; other ones for every s."""
-    if dataset != "glyphs":
-        found = features.embed(model, datasets.load(dataset, n=n_images))
-        return found.image, found.label, found.domain
+def fresh(s, n):
+    """Unseen pictures: features, label, medium; other ones for every s."""
     scenes = world.sample(n, seed=30_000 + s)
     return embed(scenes), scenes.object, scenes.medium
 
 
-tests = [fresh(s) for s in range(seed, seed + n_seeds)]
+# %%
+def of_folder():
+    """Its pictures: two thirds to test on, another third to choose alpha on."""
+    found = features.embed(model, datasets.load(dataset, n=8 * n_images))
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
+    cell = (found.label + len(classes) * found.domain)[order]
+    order = order[cell.argsort(stable=True)]  # sorted by class and domain
+    third = torch.arange(len(order)) % 3 == 2
+    parts = order[~third], order[third]
+    return [(found.image[i], found.label[i], found.domain[i]) for i in parts]
+
+
+if dataset == "glyphs":
+    test = fresh(500 + seed, 5 * n_images)
+    unlabelled = fresh(1000 + seed, 3 * n_images)
+else:
+    test, unlabelled = of_folder()
+unlabelled = unlabelled[0]  # nobody looks at the rest
 
 
 # %%
-def accuracy(test, text):
+def right(image, texts):
+    """(wordings, n): is the nearest text that of the class?"""
+    return (unit(image) @ unit(texts).mT).argmax(-1) == test[1]
+
+
+def by_medium(image, texts):
+    """Top-1 accuracy in %, (wordings, media)."""
+    found = right(image, texts).double()
+    media = [found[:, test[2] == d].mean(1) for d in test[2].unique()]
+    return 100 * torch.stack(media, -1)
+
+
+def accuracy(image, text):
     """Mean over media of the top-1 accuracy, in %."""
-    image, label, domain = test
-    right = evaluate.predict(image, text) == label
-    parts = [right[domain == d].double().mean() for d in domain.unique()]
-    return 100 * float(torch.stack(parts).mean())
+    return float(by_medium(image, text[None]).mean())
 
 
+# %%
 rows = {}
 for position in clap.POSITIONS:
     for std in (0.0, 0.02):
         draw = torch.Generator().manual_seed(seed)
         text = model.embed_noised_texts(classes, 4, std, position, draw)
         label = "zero" if std == 0 else f"random, std {std}"
-        rows.setdefault(f"4 tokens, {label}", {})[position] = accuracy(tests[0], text)
-bare = accuracy(tests[0], model.embed_texts(classes))
+        rows.setdefault(f"4 tokens, {label}", {})[position] = accuracy(test[0], text)
+bare = accuracy(test[0], model.embed_texts(classes))
 print(f"no noise: {bare:.1f}%")
-pd.DataFrame(rows).T.round(1)
+
+
+# %%
+def pushed_on(name, place, by=4):
+    """A name whose tokens stand as if `by` others were there."""
+    table, end = model.model.positional_embedding, int(model.tokenizer([name]).argmax())
+    start = {"front": 1, "middle": (end + 1) // 2, "end": end}[place]
+    moved = table.detach().clone()
+    moved[start:-by] = table.detach()[start + by :]
+    try:
+        model.model.positional_embedding = torch.nn.Parameter(moved, False)
+        return model.embed_texts([name])
+    finally:
+        model.model.positional_embedding = table
+
+
+if hasattr(model.model, "positional_embedding"):  # not every tower keeps it there
+    for place in clap.POSITIONS:
+        text = torch.cat([pushed_on(name, place) for name in classes])
+        rows.setdefault("no tokens, pushed on", {})[place] = accuracy(test[0], text)
+placed = pd.DataFrame(rows).T
+placed.round(1)
 
 # %% tags=["remove-cell"]
 put("bare", bare)
-put("zero_front", rows["4 tokens, zero"]["front"])
-put("noise_front", rows["4 tokens, random, std 0.02"]["front"])
+for key, row in (("zero", "4 tokens, zero"), ("noise", "4 tokens, random, std 0.02")):
+    put(f"{key}_front", placed.loc[row, "front"])
+    put(f"{key}_end", placed.loc[row, "end"])
+put("pushed_least", placed.iloc[-1].min())
 
 # %% [markdown]
-# Four tokens in front take the accuracy from {glue:text}`clap_bare:.1f` to {glue:text}`clap_noise_front:.1f`%; four *zero*
-# vectors already bring it to {glue:text}`clap_zero_front:.1f`. So most of the damage is not the noise. It is the place: the class
-# name has been pushed four positions on, where the tower has rarely read it. "Noise robustness" is, to a large part,
-# robustness to position. Keep this in mind for the end of the chapter.
+# In front and at the end, four random tokens take the accuracy from {glue:text}`clap_bare:.1f` to
+# {glue:text}`clap_noise_front:.1f` and {glue:text}`clap_noise_end:.1f`%. Four *zero* vectors bring it to
+# {glue:text}`clap_zero_front:.1f` and {glue:text}`clap_zero_end:.1f`. So most of the damage does not need noise. Nor is it
+# the place: pushed on without new tokens, the names keep {glue:text}`clap_pushed_least:.1f`% or more. It is that
+# there are four more tokens to attend to, which say nothing. "Noise robustness" is, to a large part, robustness to
+# tokens without content. (A name that is one token has no middle: the noise then stands in front.)
 #
 # ## Encode once
 #
 # The released code encodes every prompt again at every training step. But the text tower is frozen, and there are only
 # 480 prompts a class, each with a handful of edits. So we encode a pool once, in large batches, and draw from it. (Noise
-# is drawn once for each sentence of the pool.) We take {glue:text}`clap_n_prompts:.0f` prompts a class.
+# is drawn once for each sentence of the pool.) We take {glue:text}`clap_n_prompts:.0f` prompts a class, and a pool for
+# every seed, each with its own choice of prompts, its own edits and its own noise.
 
 # %%
+seeds = range(seed, seed + n_seeds)
+recipe = {"augmentations": strong, "n_tokens": n_tokens}
 started = perf_counter()
-recipe = {"augmentations": strong, "n_tokens": n_tokens, "seed": seed}
-views = clap.embed_views(model, classes, n_prompts, **recipe)
-seconds_views = perf_counter() - started
+pools = [clap.embed_views(model, classes, n_prompts, seed=s, **recipe) for s in seeds]
+seconds_views = (perf_counter() - started) / n_seeds
 
 started = perf_counter()
 for _ in range(5):  # what a step of the other way costs
@@ -238,12 +293,11 @@ print(f"{steps} steps, encoding again: {seconds_loop:.0f} s")
 put("n_prompts", n_prompts)
 put("seconds_views", seconds_views)
 put("seconds_loop", seconds_loop)
-put("speedup", seconds_loop / seconds_views)
 
 # %% [markdown]
-# Once takes {glue:text}`clap_seconds_views:.1f` s, every step again would take {glue:text}`clap_seconds_loop:.0f` s: a
-# factor of {glue:text}`clap_speedup:.0f` on this machine, for the same objective. (`tools/benchmark_clap.py` runs both to
-# the end, also on the text tower of ViT-B/16, and compares the loss curves.)
+# For one head, once takes {glue:text}`clap_seconds_views:.1f` s, and every step again would take
+# {glue:text}`clap_seconds_loop:.0f` s, for nearly the same objective: the pool holds {glue:text}`clap_n_prompts:.0f` prompts
+# of 480, and each comes back with the same edit and the same noise.
 #
 # ## The loss
 #
@@ -266,6 +320,7 @@ def clap_loss(t, edited, content, tau=0.5, weight=1.0):
     return nt_xent(t, edited, tau) + weight * nt_xent(edited, content, 1.0)
 
 
+views = pools[0]
 batch = views.prompt[:, 0], views.augmented[:, 0], views.content
 assert torch.allclose(clap_loss(*batch), losses.clap_loss(*batch))
 print(f"frozen model: {clap_loss(*batch, temperature):.3f} nats")
@@ -273,35 +328,40 @@ print(f"frozen model: {clap_loss(*batch, temperature):.3f} nats")
 # %% [markdown]
 # ## Training
 #
-# One step draws one prompt of every class from the pool. All seeds train side by side: their weights are stacked, and
-# `apply` maps a stack of batches through a stack of heads.
+# One step draws one prompt of every class from the pool. All seeds train side by side, each on its own pool: their weights
+# are stacked, and `apply` maps a stack of batches through a stack of heads.
 
 
 # %%
-def train(views, seeds, width=None, tau=0.5, steps=steps, rate=1e-3):
-    """A head per seed; returns them and their losses, (steps, seeds)."""
+def train(pools, seeds, width=None, tau=0.5, steps=steps, rate=1e-3):
+    """A head per pool and seed; returns them and their losses, (steps, seeds)."""
     made, draws = [], [torch.Generator().manual_seed(s) for s in seeds]
     for s in seeds:
         torch.manual_seed(s)
         made.append(heads.DisentangledNetwork(model.dim, width))
-    k, (c, n) = len(made), views.prompt.shape[:2]
+    prompt, augmented, bare_name = (
+        torch.stack([getattr(views, kind) for views in pools])
+        for kind in ("prompt", "augmented", "content")
+    )
+    k, c, n = prompt.shape[:3]
+    own, every = torch.arange(k)[:, None], torch.arange(c)
 
     def loss(apply, step):
         pick = torch.stack([torch.randint(n, (c,), generator=g) for g in draws])
-        rows = torch.arange(c), pick
-        t, edited = apply(views.prompt[rows]), apply(views.augmented[rows])
-        content = apply(views.content.expand(k, -1, -1))
+        rows = own, every, pick
+        t, edited, content = map(apply, (prompt[rows], augmented[rows], bare_name))
         return losses.clap_loss(t, edited, content, tau)
 
     return made, training.fit(made, loss, steps, learning_rate=rate)
 
 
 # %%
-seeds = range(seed, seed + n_seeds)
 started = perf_counter()
-trained, history = train(views, seeds, hidden, temperature, rate=3e-4)
+trained, history = train(pools, seeds, hidden, temperature, rate=3e-4)
 seconds_training = perf_counter() - started
 print(f"{n_seeds} heads, {len(history)} steps: {seconds_training:.1f} s")
+again = n_seeds * seconds_loop + seconds_training
+speedup = again / (n_seeds * seconds_views + seconds_training)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The loss of the heads against training steps, a band over seeds: it falls steeply in the first hundred steps and then levels off."}}
 window = max(1, steps // 35)
@@ -313,9 +373,15 @@ plots.curves(x, {"CLAP": smooth}, xlabel="training step", ylabel="loss (nats)")
 # %% tags=["remove-cell"]
 put("seconds_training", seconds_training)
 put("n_seeds", n_seeds)
+put("speedup", speedup)
 
 # %% [markdown]
 # {glue:text}`clap_n_seeds:.0f` heads took {glue:text}`clap_seconds_training:.0f` s. Not one picture was involved.
+# Encoding and training together are faster by a factor of {glue:text}`clap_speedup:.1f` than if every step encoded again.
+# (That loop leaves padding out, as we do. The released one pads every sentence to the whole context.
+# `tools/benchmark_clap.py` runs the ways side by side: against the padded loop, encoding once is ten times as fast with
+# `glyph` and thirty times with the text tower of ViT-B/16; against one without padding, five and eight times. The loss
+# curves of `glyph` agree within noise.)
 #
 # ## On pictures
 #
@@ -329,30 +395,33 @@ wordings = [class_texts(s) for s in seeds]
 
 
 @torch.no_grad()
-def measure(head, test, wording):
-    """Accuracy by prompt set, and the range and spread over prompt sets."""
-    (image, *truth), (plain, noised) = test, wording
-    moved = head(image), *truth
-    found = {name: accuracy(moved, head(text)) for name, text in plain.items()}
-    nc = [accuracy(moved, head(text)) for text in noised]
-    sets = np.array([[*found.values(), value] for value in nc])
-    spread = {"range": np.ptp(sets, 1).mean(), "std": sets.std(1).mean()}
-    return found | {"NC": np.mean(nc)} | spread
+def dial(head, z):
+    """f(z) as a function of alpha; what alpha multiplies is computed once."""
+    pull = head.project(head.linear(torch.nn.functional.silu(z)))
+    return lambda alpha: z + alpha * pull
+
+
+def sweep(head, texts, alphas):
+    """Accuracy in %, (alphas, wordings, media)."""
+    image, texts = dial(head, test[0]), dial(head, texts)
+    return torch.stack([by_medium(image(a), texts(a)) for a in alphas])
 
 
 # %%
-def sweep(trained):
-    """`measure` for every alpha and seed: {name: (seeds, alphas)}."""
-    table = []
-    for head, test, wording in zip(trained, tests, wordings):
-        rows = []
-        for head.alpha in alphas:
-            rows.append(measure(head, test, wording))
-        table.append(rows)
-    return {k: np.array([[row[k] for row in r] for r in table]) for k in rows[0]}
+def summary(found):
+    """C, CP, PC, NC and their range and spread, from (..., wordings, media)."""
+    c, cp, pc, *nc = found.mean(-1).unbind(-1)
+    sets = torch.stack([torch.stack([c, cp, pc, x], -1) for x in nc])  # draws first
+    spread = {"range": sets.amax(-1) - sets.amin(-1), "std": sets.std(-1, False)}
+    values = {"C": c, "CP": cp, "PC": pc, "NC": torch.stack(nc).mean(0)}
+    values |= {name: value.mean(0) for name, value in spread.items()}
+    return {name: value.numpy() for name, value in values.items()}
 
 
-curve = sweep(trained)
+swept = [sweep(head, text, alphas) for head, text in zip(trained, wordings)]
+swept = torch.stack(swept)  # (seeds, alphas, wordings, media)
+curve = summary(swept)
+assert np.isclose(curve["C"][0, 0], accuracy(test[0], model.embed_texts(classes)))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy over strength alpha for the four prompt sets: all rise to a maximum between 0.1 and 0.4 and then fall; the lowest curve, with noise tokens, rises most and comes close to the others."}}
 figure, axis = plt.subplots(figsize=(plots.WIDTH, 3.8))
@@ -369,7 +438,8 @@ for i, name in enumerate(("C", "CP", "PC", "NC")):
 ticks = [0, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 1.5, 3]
 axis.set_xticks(np.sqrt(ticks), ticks)
 axis.set(xlabel="strength alpha (square-root scale)", ylabel="accuracy (%), mean of media")
-axis.set_title(f"CP and PC lie on C; {n_seeds} seeds", fontsize=9, color=plots.QUIET)
+about = f"CP (orange) and PC (green) run close to C; {n_seeds} seeds"
+axis.set_title(about, fontsize=9, color=plots.QUIET)
 plt.show()
 
 # %% [markdown]
@@ -387,23 +457,20 @@ plt.show()
 
 
 # %%
-@torch.no_grad()
-def agreement(head, image, texts):
+def agreement(image, texts):
     """(n,): how often two wordings give a picture the same answer."""
-    moved = head(image)
-    answers = [evaluate.predict(moved, head(text)) for text in texts]
-    pairs = [(a == b).double() for a in answers for b in answers if a is not b]
-    return torch.stack(pairs).mean(0)
+    answers = (unit(image) @ unit(texts).mT).argmax(-1)
+    same, k = (answers[:, None] == answers).double().sum((0, 1)), len(answers)
+    return (same - k) / (k * (k - 1))
 
 
-unlabelled = fresh(1000 + seed)[0]
-told = class_texts(5000 + seed)  # other noise than in the test
-told = [*told[0].values(), *told[1]]
+told = [class_texts(5000 + s) for s in seeds]  # other noise than in the test
 
 # %% [markdown]
 # Around its maximum the agreement is flat, and where exactly it is largest is a matter of chance. So we take the middle
 # of the plateau: of all strengths that fall short of the best by no more than one standard error, the median. (The
-# difference is taken picture by picture, which makes its error small.)
+# difference is taken picture by picture, which makes its error small; pictures without labels are cheap, so we take
+# {glue:text}`clap_n_unlabelled:.0f` of them.)
 
 
 # %%
@@ -415,17 +482,24 @@ def middle_of_plateau(agreed):
     return int(good[len(good) // 2])
 
 
-curves_agreed = []
-for head in trained:
-    agreed = []
-    for head.alpha in alphas:
-        agreed.append(agreement(head, unlabelled, told))
-    agreed = torch.stack(agreed)
-    head.alpha = alphas[middle_of_plateau(agreed)]
-    curves_agreed.append(agreed.mean(1).numpy())
+def agreements(head, texts):
+    """On the unlabelled pictures, (alphas, n)."""
+    image, texts = dial(head, unlabelled), dial(head, texts)
+    return torch.stack([agreement(image(a), texts(a)) for a in alphas])
+
+
+agreed = [agreements(head, texts) for head, texts in zip(trained, told)]
+picked = [middle_of_plateau(a) for a in agreed]
+curves_agreed = [a.mean(1).numpy() for a in agreed]
+for head, i in zip(trained, picked):
+    head.alpha = alphas[i]
 chosen = [head.alpha for head in trained]
-assert chosen[0] == clap.choose_alpha(trained[0], unlabelled, told, alphas)
+assert chosen[0] == clap.choose_alpha(trained[0], unlabelled, told[0], alphas)
 print("chosen without labels:", chosen)
+
+# %% tags=["remove-cell"]
+put("n_test", len(test[0]))
+put("n_unlabelled", len(unlabelled))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Agreement between wordings on unlabelled pictures over alpha, with a maximum near 0.4, above the accuracy for C, which has its maximum at a somewhat smaller alpha."}}
 figure, axis = plt.subplots(figsize=(plots.WIDTH, 3.4))
@@ -448,14 +522,13 @@ axis.set(xlabel="strength alpha (square-root scale)", ylabel="%")
 plt.show()
 
 # %% [markdown]
-# Now the result. We are after differences of a point between prompt sets, and chance alone moves an accuracy on two
-# thousand pictures by one. So all heads are tested on one larger set of new pictures.
+# Now the result, on the same pictures as the curves: {glue:text}`clap_n_test:.0f` of them, since we are after differences of
+# a point between prompt sets. The strength was chosen on others.
 
 # %%
-large = fresh(500 + seed, 6 * n_images)
-before = [measure(lambda z: z, large, w) for w in wordings]
-after = [measure(h, large, w) for h, w in zip(trained, wordings)]
-before, after = pd.DataFrame(before), pd.DataFrame(after)
+before, after = swept[:, 0], swept[torch.arange(n_seeds), picked]
+sets_frozen, sets_clap = before.mean(0), after.mean(0)  # (wordings, media)
+before, after = pd.DataFrame(summary(before)), pd.DataFrame(summary(after))
 table = pd.DataFrame({"frozen": before.mean(), "CLAP": after.mean()})
 table["change"] = table["CLAP"] - table["frozen"]
 table["smallest"] = (after - before).min()
@@ -472,44 +545,54 @@ put("range_before", before["range"].mean())
 put("range_after", after["range"].mean())
 put("alpha", np.mean(chosen))
 put("best_C", (curve["C"].max(1) - curve["C"][:, 0]).mean())
+put("paid_C", (curve["C"].max(1) - after["C"]).mean())
 
 # %% [markdown]
 # At the strength chosen without labels (on average {glue:text}`clap_alpha:.2f`), C rises by
 # {glue:text}`clap_gain_C:.1f` points and NC, the set with noise, by {glue:text}`clap_gain_NC:.1f`. The range between the
 # best and the worst prompt set shrinks from {glue:text}`clap_range_before:.1f` to {glue:text}`clap_range_after:.1f`
-# points. With labels, the best $\alpha$ for C alone would have gained {glue:text}`clap_best_C:.1f`: the rule pays a little
-# accuracy on C for steadiness across wordings. {ref}`strength-and-robustness` weighs such rules against each other.
+# points. With labels, the best $\alpha$ for C alone would have gained {glue:text}`clap_best_C:.1f` on the same pictures: the
+# rule pays {glue:text}`clap_paid_C:.1f` of these points for steadiness across wordings.
+# {ref}`strength-and-robustness` weighs such rules against each other.
 #
 # ## Which media gain?
 
 
-# %% mystnb={"image": {"alt": "Accuracy by medium for the frozen model and with CLAP, mean over seeds with error bars: CLAP is higher in every medium or nearly so."}}
-@torch.no_grad()
-def by_domain(test, text, head):
-    image, label, domain = test
-    right = evaluate.predict(head(image), head(text)) == label
-    parts = {n: right[domain == d] for d, n in enumerate(media)}
-    return {n: part.double().mean().item() for n, part in parts.items()}
+# %% mystnb={"image": {"alt": "Two heat maps, a row for each of eight media and a column for each of the prompt sets C, CP, PC and NC. Left: the accuracy of the frozen model, lowest for NC in every row. Right: the change with CLAP, largest in the column NC."}}
+def four(found):
+    """(wordings, media) as (media, prompt sets): NC is the mean of its draws."""
+    return torch.cat([found[:3], found[3:].mean(0, keepdim=True)]).T.numpy()
 
 
-media = datasets.load(dataset, n=64).domains
-
-
-kept = {"frozen": [lambda z: z] * n_seeds, "CLAP": trained}
-bars = {}
-for name, used in kept.items():
-    found = [by_domain(t, w[0]["C"], h) for h, t, w in zip(used, tests, wordings)]
-    bars[name] = {domain: [row[domain] for row in found] for domain in found[0]}
-plots.bars_by_domain(bars, chance=1 / len(classes))
+media = [datasets.load(dataset, n=64).domains[d] for d in test[2].unique()]
+frozen, change = four(sets_frozen), four(sets_clap - sets_frozen)
+size = {"figsize": (plots.WIDTH, 0.8 + 0.36 * len(media)), "sharey": True}
+figure, axes = plt.subplots(1, 2, **size)
+for axis, values, title in zip(axes, (frozen, change), ("frozen (%)", "change (points)")):
+    picture = axis.imshow(values, aspect="auto", cmap="viridis")
+    middle = (values.min() + values.max()) / 2
+    for (i, j), value in np.ndenumerate(values):
+        color = plots.INK if value > middle else "white"
+        text = f"{value:.1f}" if axis is axes[0] else f"{value:+.1f}"
+        axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
+    axis.set_xticks(range(4), ("C", "CP", "PC", "NC"))
+    axis.set_yticks(range(len(media)), media)
+    axis.grid(False)
+    axis.set_title(title, fontsize=10)
+plt.show()
 
 # %% tags=["remove-cell"]
-change = pd.DataFrame(bars["CLAP"]).mean() - pd.DataFrame(bars["frozen"]).mean()
-put("least_medium", 100 * change.min())
-put("most_medium", 100 * change.max())
+put("least_medium", change.min())
+put("most_medium", change.max())
+put("n_cells", change.size)
+put("cells_up", (change > 0).sum())
+put("per_medium", len(test[0]) / len(media))
 
 # %% [markdown]
-# Between {glue:text}`clap_least_medium:.1f` and {glue:text}`clap_most_medium:.1f` points, depending on the medium. The
-# head has never seen a medium; it has only read their names.
+# Accuracy rises in {glue:text}`clap_cells_up:.0f` of {glue:text}`clap_n_cells:.0f` cells; the change lies between
+# {glue:text}`clap_least_medium:+.1f` and {glue:text}`clap_most_medium:+.1f` points. (A cell rests on about
+# {glue:text}`clap_per_medium:.0f` pictures: a point of it is chance.) The head has never seen a medium; it has only read
+# their names.
 #
 # ## What is gone, and what is not
 #
@@ -521,21 +604,21 @@ put("most_medium", 100 * change.max())
 factors = ("object", "color", "size", "medium", "finish")
 
 
-@torch.no_grad()
-def probed(s, head):
+scenes = world.sample(5 * n_images, seed=30_500 + seed)[: min(n_images, 2048)]
+image = test[0][: len(scenes)] if dataset == "glyphs" else embed(scenes)
+known = {f: getattr(scenes, f) for f in factors}
+untouched = evaluate.probes(image, known, seed=seed)
+
+
+def probed(head):
     """Probe accuracies in %: frozen, at the chosen alpha, at alpha 1."""
-    scenes = world.sample(min(n_images, 2048), seed=30_000 + s)
-    image = tests[s - seed][0] if dataset == "glyphs" else embed(scenes)
-    known, chosen, rows = {f: getattr(scenes, f) for f in factors}, head.alpha, {}
-    for name, strength in (("frozen", 0.0), ("chosen", chosen), ("alpha 1", 1.0)):
-        head.alpha = strength
-        found = evaluate.probes(head(image[: len(scenes)]), known, seed=s)
-        rows[name] = {f: 100 * value for f, value in found.items()}
-    head.alpha = chosen
-    return pd.DataFrame(rows).T
+    moved, rows = dial(head, image), {"frozen": untouched}
+    for name, strength in (("chosen", head.alpha), ("alpha 1", 1.0)):
+        rows[name] = evaluate.probes(moved(strength), known, seed=seed)
+    return 100 * pd.DataFrame(rows).T
 
 
-probes = [probed(s, head) for s, head in zip(seeds, trained)]
+probes = [probed(head) for head in trained]
 probe_mean = sum(probes) / n_seeds
 probe_mean.round(1)
 
@@ -562,7 +645,7 @@ for factor in factors:
     put(f"probe_{factor}_1", probe_mean.loc["alpha 1", factor])
 
 # %% [markdown]
-# The object is read as well as before ({glue:text}`clap_probe_object:.1f` and {glue:text}`clap_probe_object_1:.1f`%).
+# The object is read no worse than before ({glue:text}`clap_probe_object:.1f` and {glue:text}`clap_probe_object_1:.1f`%).
 # Colour falls from {glue:text}`clap_probe_color:.1f` to {glue:text}`clap_probe_color_1:.1f`%, size from
 # {glue:text}`clap_probe_size:.1f` to {glue:text}`clap_probe_size_1:.1f`%. Reduced, not removed. "Isolating content" is the
 # aim of the theory, which assumes that every style factor is varied and the loss is minimised on the data in question.
@@ -581,15 +664,12 @@ def loudness(image, values):
     return 100 * float(between / z.square().sum())
 
 
-scenes = world.sample(min(n_images, 1024), seed=60_000 + seed)
-image = embed(scenes)
-loud, strength = {}, trained[0].alpha
-for alpha in (0.0, strength, 1.0):
-    trained[0].alpha = alpha
-    with torch.no_grad():
-        moved = trained[0](image)
-    loud[f"alpha {alpha}"] = {f: loudness(moved, getattr(scenes, f)) for f in factors}
-trained[0].alpha = strength
+strength = trained[0].alpha
+moved = dial(trained[0], image)
+loud = {
+    f"alpha {alpha}": {f: loudness(moved(alpha), known[f]) for f in factors}
+    for alpha in (0.0, strength, 1.0)
+}
 loud = pd.DataFrame(loud)
 loud.round(1)
 
@@ -629,16 +709,14 @@ per = max(6, min(60, n_images // 30))  # pictures of an object
 few = world.sample(6 * per, seed=seed + 7, object=torch.arange(6).repeat(per))
 
 # %% tags=["hide-input"]
-image, pictures, layout = embed(few), [], "pca"
+moved, pictures, layout = dial(trained[0], embed(few)), [], "pca"
 shown = (0.0, 0.2, strength, 1.0)
-for trained[0].alpha in shown:
-    with torch.no_grad():
-        z = unit(trained[0](image)).numpy()
+for alpha in shown:
+    z = unit(moved(alpha)).numpy()
     settings = {"perplexity": min(25, per), "max_iter": 300, "random_state": 0}
     layout = TSNE(init=layout, **settings).fit_transform(z)
     pictures.append(map_of(layout, few.object))
     layout = 1e-4 * layout / layout.std()  # where the next one starts
-trained[0].alpha = strength
 labels = ["0 (frozen)", *(f"{alpha:g}" for alpha in shown[1:])]
 alt = "t-SNE of pictures of six objects: several islands each for the frozen model, fewer and tighter with the head"
 widgets.frames(pictures, labels, name="alpha", alt=alt)
@@ -647,54 +725,83 @@ widgets.frames(pictures, labels, name="alpha", alt=alt)
 # ## What the released recipe leaves
 #
 # Our recipe is not the released one. CLAP as released deletes only size and colour, puts in four noise tokens, uses
-# $\tau = 0.5$ and a head as wide as the features. We train that too, on the same classes, and choose $\alpha$ in the
-# same way.
+# $\tau = 0.5$ and a head as wide as the features. We train that too, on the same classes (one pool for all seeds), and
+# choose $\alpha$ in the same way.
 
 # %%
 released_views = clap.embed_views(model, classes, n_prompts, seed=seed)
-released, _ = train(released_views, seeds, steps=800 * steps // 700)
-for head in released:
-    head.alpha = clap.choose_alpha(head, unlabelled, told, alphas)
-theirs = [measure(h, large, w) for h, w in zip(released, wordings)]
-theirs = pd.DataFrame(theirs)
+released, _ = train([released_views] * n_seeds, seeds, steps=800 * steps // 700)
+theirs = []
+for head, text, other in zip(released, wordings, told):
+    head.alpha = alphas[middle_of_plateau(agreements(head, other))]
+    theirs.append(sweep(head, text, [head.alpha])[0])
+theirs = pd.DataFrame(summary(torch.stack(theirs)))
 comparison = {"frozen": before, "released recipe": theirs, "this chapter": after}
 comparison = pd.DataFrame({name: rows.mean() for name, rows in comparison.items()})
 comparison.T.round(1)
 
 # %% tags=["remove-cell"]
-put("released_C", (theirs["C"] - before["C"]).mean())
-put("released_NC", (theirs["NC"] - before["NC"]).mean())
+for name in ("C", "CP", "PC", "NC"):
+    put(f"released_{name}", (theirs[name] - before[name]).mean())
+over = (theirs - after).mean()
+put("released_over", over[["C", "CP", "PC"]].mean())
+put("released_over_NC", over["NC"])
 put("released_ratio", (theirs["range"] / before["range"]).mean())
 put("ratio", ratio.mean())
 
 # %% [markdown]
-# The released recipe gains {glue:text}`clap_released_C:.1f` points on C and {glue:text}`clap_released_NC:.1f` on NC; its
-# range is {glue:text}`clap_released_ratio:.2f` of the frozen model's, ours {glue:text}`clap_ratio:.2f`. Now the zero tokens
-# from above explain themselves. In the released augmentations, noise always comes with a long sentence; the test puts it
-# before a *bare name*, at positions that training never covers. Deleting style words more often makes short sentences,
-# and more noise tokens push them further. A wider head moves pictures more gently for the same effect on text.
+# The released recipe gains {glue:text}`clap_released_C:.1f` points on C, {glue:text}`clap_released_CP:.1f` on CP,
+# {glue:text}`clap_released_PC:.1f` on PC and {glue:text}`clap_released_NC:.1f` on NC. Next to ours that is
+# {glue:text}`clap_released_over:+.1f` points on the mean of the three sets without noise, where it is ahead, and
+# {glue:text}`clap_released_over_NC:+.1f` on NC. What it leaves is the gap between them. Its
+# range is {glue:text}`clap_released_ratio:.2f` of the frozen model's, ours {glue:text}`clap_ratio:.2f`. Our recipe differs
+# from it in the words it deletes, the number of noise tokens, $\tau$ and the width at once, so this table does not say
+# which of them closes the range; {ref}`strength-and-robustness` takes parts away one at a time.
 #
 # How does this compare with the published numbers? There, ViT-B/16 on photographs, drawings and paintings:
-#
-# | data set (classes) | | C | CP | PC | NC | range |
-# |---|---|---|---|---|---|---|
-# | PACS (7) | CLIP | 95.7 | 95.2 | 96.1 | 90.8 | 5.3 |
-# | | CLAP | 97.2 | 97.3 | 97.2 | 97.2 | 0.1 |
-# | VLCS (5) | CLIP | 76.4 | 82.0 | 82.4 | 68.3 | 14.1 |
-# | | CLAP | 82.7 | 83.4 | 83.4 | 81.0 | 2.4 |
-# | OfficeHome (65) | CLIP | 79.8 | 79.5 | 82.6 | 71.5 | 11.0 |
-# | | CLAP | 81.0 | 80.5 | 83.0 | 73.5 | 9.5 |
-# | DomainNet (345) | CLIP | 57.8 | 57.0 | 57.7 | 51.0 | 6.8 |
-# | | CLAP | 58.7 | 58.0 | 59.0 | 52.6 | 6.4 |
-#
-# Means over domains of the authors' released result files, in %; the range is that of the four means. The protocol
-# differs: real CLIP, real pictures, $\alpha$ chosen on the test domains, one run, and no noise in training where classes
-# are many. The pattern is the one we see: where noise is trained, the range closes; where it is not, it stays.
+
+# %%
+published = pd.read_csv(
+    backbones.ASSETS / "published" / "clap_zero_shot.csv", keep_default_na=False
+)
+plain = (published["backbone"] == "ViT-B/16") & (published["attack"] == "None")
+means = published[plain].groupby(["dataset", "method"])[["C", "CP", "PC", "NC"]].mean()
+means["range"] = means.max(axis=1) - means.min(axis=1)
+order = ("PACS", "VLCS", "OfficeHome", "DomainNet"), ("CLIP", "Im.Aug", "CLAP")
+means.loc[pd.MultiIndex.from_product(order)].round(1)
+
+# %% [markdown]
+# Means over domains of the authors' released result files {cite:p}`cai2024clap`, in %; the range is that of the four
+# means. "Im.Aug" is the image baseline of {ref}`augmenting-images`. The data sets have 7, 5, 65 and 345 classes. The
+# protocol differs: real CLIP, real pictures, $\alpha$ chosen on the test domains, one run, and no noise in training where
+# classes are many. The pattern is the one we see: where noise is trained, the range closes; where it is not, it stays.
 #
 # ## Check
 #
-# Each seed has its own head and its own noise; all are tested on the same new pictures. The worst seed must hold. (The
-# range is a difference of two accuracies: a few hundredths of its ratio are chance.)
+# Each seed has its own prompts, edits, noise and first weights, and its own noise in the choice of $\alpha$ and in the
+# test; the pictures, to choose on and to test on, are new and the same for all. The mean over seeds must hold, and the
+# worst seed up to chance: twice the standard error that the choice of pictures leaves. The jackknife gives it: leave out
+# one tenth of the pictures after the other, and see how much the result moves.
+
+
+# %%
+@torch.no_grad()
+def errors(head, texts, k=10):
+    """Standard errors of the gains on C and NC and of the range's ratio."""
+    image, texts, part = dial(head, test[0]), dial(head, texts), torch.arange(len(test[0])) % k
+    hits = torch.stack([right(image(a), texts(a)) for a in (0.0, head.alpha)]).double()
+    rows = []
+    for left_out in range(k):
+        kept = [(part != left_out) & (test[2] == d) for d in test[2].unique()]
+        found = summary(100 * torch.stack([hits[..., some].mean(-1) for some in kept], -1))
+        gains = [np.diff(found[name]).item() for name in ("C", "NC")]
+        rows.append([*gains, found["range"][1] / found["range"][0]])
+    return np.std(rows, 0) * (k - 1) ** 0.5
+
+
+error = [errors(head, text) for head, text in zip(trained, wordings)]
+error = pd.DataFrame(error, columns=["C", "NC", "range ratio"])
+error.round(2)
 
 # %% tags=["check"]
 checks = pd.DataFrame(
@@ -703,30 +810,44 @@ checks = pd.DataFrame(
 checks["range ratio"] = ratio
 print(checks.round(2))
 if shipped:
-    assert (checks["C"] >= 2.5).all() and checks["C"].mean() >= 3
-    assert (checks["NC"] >= 4).all()
+    for name, least in (("C", 3), ("NC", 4)):
+        assert checks[name].mean() >= least
+        assert (checks[name] + 2 * error[name] >= least).all(), "the worst, up to chance"
     assert (checks["worst set"] >= -1).all(), "no prompt set loses more than a point"
-    assert checks["range ratio"].mean() <= 0.6 and checks["range ratio"].max() <= 0.65
+    assert checks["range ratio"].mean() <= 0.6
+    assert (checks["range ratio"] - 2 * error["range ratio"] <= 0.6).all()
+
+# %% tags=["check"]
+if shipped:
+    pushed = placed.loc["no tokens, pushed on"]
+    assert (pushed > bare - 1).all(), "the place alone costs nothing"
+    zero = placed.loc["4 tokens, zero"]
+    noise = placed.loc["4 tokens, random, std 0.02"]
+    assert (zero < bare - 4).all() and (noise < bare - 4).all()
+    assert (bare - zero > 0.5 * (bare - noise)).all(), "most of it without noise"
 
 # %% tags=["check"]
 c_curve = curve["C"].mean(0)
 print(f"C at alpha 0, its best, 3: {c_curve[0]:.1f}, {c_curve.max():.1f}, {c_curve[-1]:.1f}")
 if shipped:
     best = alphas[int(c_curve.argmax())]
-    assert 0.1 <= best <= 0.4 and c_curve[-1] < c_curve[0] + 1, "rises, then falls"
+    assert 0.1 <= best <= 0.4 and c_curve[-1] < c_curve[0], "rises, then falls"
+    assert (change.mean(1) > 0).sum() >= len(media) - 1, "nearly every medium gains"
+    assert change.min() > -2.5, "a cell loses no more than chance: two standard errors"
     lost = pd.DataFrame([p.loc["frozen"] - p.loc["alpha 1"] for p in probes])
     print(lost.round(1).to_string())
-    assert abs(lost["object"].mean()) < 1.5, "content is kept"
+    assert lost["object"].mean() < 1.5, "content is kept: a probe is uncertain by a point"
     assert (lost[["color", "size"]] > 1).all().all(), "style is reduced"
 
 # %% [markdown]
-# The released recipe is held to the same demands, and fails one of them: its range.
+# The released recipe gains more where there is no noise, and leaves a larger range.
 
 # %% tags=["check"]
 if shipped:
+    assert over[["C", "CP", "PC"]].mean() > 0, "more accurate on the sets without noise"
     theirs_ratio = (theirs["range"] / before["range"]).mean()
     print(f"range ratio: released {theirs_ratio:.2f}, this chapter {ratio.mean():.2f}")
-    assert (theirs["C"] - before["C"] >= 3).all()
+    assert (theirs["C"] - before["C"]).mean() >= 3
     assert theirs_ratio > ratio.mean()
 
 # %% [markdown]
@@ -740,7 +861,7 @@ if shipped:
 #   does not fit.
 # - **Normalising first.** The head's features enter un-normalised. On unit vectors the same weights are a different head.
 # - **One draw of noise.** NC is a random number. A range over prompt sets that holds one draw of it is too; we average over
-#   three.
+#   six.
 #
 # ## Exercises
 #
@@ -753,11 +874,10 @@ setting = {"hidden": hidden, "temperature": temperature, "learning_rate": 3e-4}
 rows = {}
 for name, pool in (("our edits", views), ("released edits", released_views)):
     for weight in (1.0, 0.0):
-        (head,), _ = clap.train(pool, [seed], weight=weight, steps=steps // 4, **setting)
-        head.alpha = 0.3
+        (head,), _ = clap.train(pool, [seed], weight=weight, steps=steps // 6, **setting)
         label = f"{name}, weight {weight:.0f}"
-        rows[label] = measure(head, tests[0], wordings[0])
-pd.DataFrame(rows).T.round(1)
+        rows[label] = summary(sweep(head, wordings[0], [0.3])[0])
+pd.DataFrame(rows).T.astype(float).round(1)
 
 # %% [markdown]
 # :::{dropdown} Why
@@ -772,13 +892,13 @@ pd.DataFrame(rows).T.round(1)
 
 # %% tags=["solution", "hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
 rows = []
-for head, (image, label, _), (plain, _) in zip(trained, tests, wordings):
+for head, text in zip(trained, wordings):
+    image, text = test[0], text[0]
     with torch.no_grad():
-        x, t = head(image), head(plain["C"])
-    sides = {"neither": (image, plain["C"]), "text only": (image, t)}
-    sides |= {"pictures only": (x, plain["C"]), "both": (x, t)}
-    shown = {k: 100 * evaluate.zero_shot(*v, label) for k, v in sides.items()}
-    rows.append(shown)
+        x, t = head(image), head(text)
+    sides = {"neither": (image, text), "text only": (image, t)}
+    sides |= {"pictures only": (x, text), "both": (x, t)}
+    rows.append({k: accuracy(*v) for k, v in sides.items()})
 pd.DataFrame(rows).round(1)
 
 # %% [markdown]
@@ -796,8 +916,8 @@ pd.DataFrame(rows).round(1)
 half = len(classes) // 2
 part = clap.Views(views.prompt[:half], views.augmented[:half], views.content[:half])
 (head,), _ = clap.train(part, [seed], steps=steps // 4, **setting)
-image, label, _ = tests[0]
-rest, text = label >= half, wordings[0][0]["C"][half:]
+image, label, _ = test
+rest, text = label >= half, wordings[0][0, half:]
 for head.alpha in (0.0, 0.1, 0.2, 0.4, 1.0):
     with torch.no_grad():
         found = evaluate.zero_shot(head(image[rest]), head(text), label[rest] - half)
@@ -813,7 +933,8 @@ for head.alpha in (0.0, 0.1, 0.2, 0.4, 1.0):
 #
 # - Style can be edited out of sentences exactly, at the price of a string operation.
 # - CLAP trains a residual head to ignore such edits, on text alone; encoding once makes that a matter of seconds.
-# - On pictures a little of it helps, for every wording and in nearly every medium; a lot of it hurts, because pictures lie elsewhere.
+# - On pictures a little of it helps, for every wording and in nearly every medium; a lot of it hurts, because pictures
+#   lie elsewhere.
 # - The strength can be chosen without labels, by asking wordings to agree.
 # - Style is turned down, not removed: cosines see less of it, linear probes still find it.
 #
@@ -833,4 +954,7 @@ metrics |= {"released_C": fraction(theirs, "C"), "released_NC": fraction(theirs,
 metrics |= {f"probe_{f}": float(probe_mean.loc["frozen", f]) / 100 for f in factors}
 metrics |= {f"probe_{f}_clap": float(probe_mean.loc["alpha 1", f]) / 100 for f in factors}
 metrics |= {"seconds_views": seconds_views, "seconds_training": seconds_training}
+metrics |= {"train_seconds": seconds_training, "speedup": speedup}
+metrics |= {f"gain_{name}_worst": float(gain[name].min()) / 100 for name in ("C", "NC")}
+metrics["range_ratio_worst"] = float(ratio.max())
 runs.record(metrics, out_dir)
