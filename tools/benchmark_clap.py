@@ -9,6 +9,16 @@ sentence padded to the whole context, and with padding left out. All times conta
 
 Run to the end, it also asserts that the two ways have the same loss curve within noise: averaged over any hundred
 steps, the two losses differ by less than one step's loss varies within that hundred.
+
+Measured on one CPU core, in seconds for 700 steps (ViT-B-16/random: 2 steps of the loops and a twelfth of the pool,
+scaled up; factors are over encoding once):
+
+                      padded loop   loop without padding   once
+    glyph                      45                     24      4    factors 10.1 and 5.4
+    ViT-B-16/random          5031                   1209    157    factors 32.0 and 7.7
+
+So ten times and more hold against the released loop, at both sizes; a part of that is the padding. With
+glyph the loss curves agree: 5.848 and 5.834 nats over the last hundred steps, where a step varies by 0.033.
 """
 
 import sys
