@@ -1218,9 +1218,9 @@ lost["borrowed"] = lent[final].accuracy.mean() - away["novel", "borrowed"].mean(
 # The words lose nothing: they had no shots. Nor do the class means, whose mean over seven media is as good as over eight
 # (they change by {glue:text}`few_change_known_class_mean:+.1f` points on known and
 # {glue:text}`few_change_novel_class_mean:+.1f` on novel objects), nor the methods built on distances to shots.
-# Discriminant analysis loses {glue:text}`few_lost_known_gda:.1f`
-# and {glue:text}`few_lost_novel_gda:.1f` points, and on known objects it is no longer the best. It trusts every direction
-# in which the shots of a class do not differ, and in the direction of the missing medium they cannot.
+# Discriminant analysis loses {glue:text}`few_lost_known_gda:.1f` and {glue:text}`few_lost_novel_gda:.1f` points, and on
+# known objects it is no longer the best. It trusts every direction in which the shots of a class do not differ, and in the
+# direction of the missing medium they cannot.
 #
 # If this is the reason, the covariance has to come from somewhere that has seen the medium; the class need not. We lend the
 # novel objects the covariance of the *known* ones in all media once more: {glue:text}`few_away_borrowed:.1f`%, where with
@@ -1588,21 +1588,21 @@ without_it = "chosen, no alignment"
 aligning = [row["rate chosen"] - row[without_it] for row in gains.values()]
 aligning = [row.mean() for row in aligning]
 put("aligning_most", max(aligning))
-put("aligning_many", aligning[-1])
+put("aligning_least", min(aligning))
 if shipped:
     assert high_many > low_many + 2, "many shots: the higher rate, in points"
     assert high_one < -5, "one shot: it harms"
-    assert max(aligning) < 1.5, "alignment does not help"
+    assert max(aligning) < 3, "alignment: no clear use"
 
 # %% [markdown]
 # :::{dropdown} Why
 # With many shots of novel objects the low rate adds {glue:text}`few_rate_low_many:.1f` points and the high one
-# {glue:text}`few_rate_high_many:.1f`: whoever tries the low one alone reports that training changes next to nothing. With
+# {glue:text}`few_rate_high_many:.1f`: whoever tries the low one alone reports that training changes little. With
 # one shot of the known objects the high rate changes the accuracy by {glue:text}`few_rate_high_one:.1f` points. The only
 # query of a class is then its own image prototype, so that a right answer says nothing about other pictures; and the
 # adapter alone has as many numbers as a feature has dimensions, squared. The rate is a setting like the others, to be
-# searched with the same budget. The alignment does not help: it adds {glue:text}`few_aligning_most:.1f` points at
-# best, and {glue:text}`few_aligning_many:.1f` with many shots of novel objects.
+# searched with the same budget. The alignment is of no clear use: in the four rows it adds between
+# {glue:text}`few_aligning_least:+.1f` and {glue:text}`few_aligning_most:+.1f` points.
 # :::
 #
 # ### Exercise 3: what is a validation picture worth?
