@@ -271,3 +271,10 @@ def test_agreement_needs_no_labels_and_alpha_is_the_best_of_the_candidates(glyph
         with pytest.raises(ValueError, match=message):
             clap.choose_alpha(head, *bad)
     assert head.alpha == 0.3, "left as it was"
+
+
+def test_published_figures_are_means_over_domains():
+    table = clap.published()
+    assert table.shape == (12, 12) and not table.isna().any(axis=None)
+    assert round(table.loc[("VLCS", "CLAP"), "C"], 3) == 82.645, "the mean of the four domains in the released file"
+    assert (table.loc[:, "FGSM"] < table.loc[:, "C"]).all() and (table.loc[:, "32"] > table.loc[:, "1"]).all()

@@ -911,10 +911,7 @@ put("crowd_most", most)
 # each benchmark, from the result files that {cite:t}`cai2024clap` released.
 
 # %%
-file = backbones.ASSETS / "published" / "clap_zero_shot.csv"
-lines = pd.read_csv(file, keep_default_na=False)  # "None" is an attack
-lines = lines[(lines["backbone"] == "ViT-B/16") & (lines["attack"] == "None")]
-means = lines.groupby(["dataset", "method"])[["C", "NC"]].mean().unstack()
+means = clap.published().unstack()
 published = pd.DataFrame({"classes": {"PACS": 7, "VLCS": 5, "OfficeHome": 65, "DomainNet": 345}})
 for kind in texts:
     for method in ("CLIP", "Im.Aug", "CLAP"):

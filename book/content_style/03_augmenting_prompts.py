@@ -761,14 +761,9 @@ put("ratio", ratio.mean())
 # How does this compare with the published numbers? There, ViT-B/16 on photographs, drawings and paintings:
 
 # %%
-published = pd.read_csv(
-    backbones.ASSETS / "published" / "clap_zero_shot.csv", keep_default_na=False
-)
-plain = (published["backbone"] == "ViT-B/16") & (published["attack"] == "None")
-means = published[plain].groupby(["dataset", "method"])[["C", "CP", "PC", "NC"]].mean()
-means["range"] = means.max(axis=1) - means.min(axis=1)
-order = ("PACS", "VLCS", "OfficeHome", "DomainNet"), ("CLIP", "Im.Aug", "CLAP")
-means.loc[pd.MultiIndex.from_product(order)].round(1)
+published = clap.published()[["C", "CP", "PC", "NC"]]
+published["range"] = published.max(axis=1) - published.min(axis=1)
+published.round(1)
 
 # %% [markdown]
 # Means over domains of the authors' released result files {cite:p}`cai2024clap`, in %; the range is that of the four

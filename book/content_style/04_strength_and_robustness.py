@@ -520,20 +520,8 @@ table.round(1)
 # count as test pictures, more of them with more shots. Our test pictures are others.
 
 # %% tags=["hide-input"]
-by, methods = ["dataset", "method"], ["CLIP", "Im.Aug", "CLAP"]
-folder = backbones.ASSETS / "published"
-read = lambda name: pd.read_csv(folder / name, keep_default_na=False)
-zero_shot = read("clap_zero_shot.csv").query("backbone == 'ViT-B/16'")
-under_none = zero_shot["attack"] == "None"
-parts = [
-    zero_shot[under_none].groupby(by)[["C", "CP", "PC", "NC"]].mean(),
-    zero_shot[~under_none].pivot_table("C", by, "attack"),
-    read("clap_few_shot.csv").pivot_table("accuracy", by, "shots").rename(columns=str),
-]
 # the result files that the authors released: %, means over the domains of a benchmark
-names = ["PACS", "VLCS", "OfficeHome", "DomainNet"]
-listed = pd.MultiIndex.from_product([names, methods], names=by)
-published = pd.concat(parts, axis=1).loc[listed]
+published = clap.published()
 benchmarks = list(published.index.get_level_values(0).unique())
 clip_rows = published.xs("CLIP", level=1).loc[benchmarks]
 clap_rows = published.xs("CLAP", level=1).loc[benchmarks]

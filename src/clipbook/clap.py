@@ -12,11 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from . import evaluate, heads, losses, prompts, training
-from .backbones import POSITIONS, Backbone
+from .backbones import ASSETS, POSITIONS, Backbone
 
 
 @dataclass(frozen=True)
@@ -178,3 +179,22 @@ def choose_alpha(
     short = agreed[agreed.mean(1).argmax()] - agreed
     good = (short.mean(1) <= short.std(1) / len(image) ** 0.5).nonzero()[:, 0]
     return alphas[int(good[len(good) // 2])]
+
+
+def published() -> pd.DataFrame:
+    """What the authors released of CLIP, Im.Aug and CLAP, ViT-B/16: accuracies in %, means over a benchmark's domains.
+
+    Returns: a row for each (dataset, method). Columns C, CP, PC, NC: zero-shot, by prompt set; FGSM, PGD-20, CW-20:
+    under attack, prompt set C; "1" to "32": linear probes, by shots.
+    Source: result files of Cai et al. 2024 (arXiv 2311.16445).
+    """
+    read = lambda name: pd.read_csv(ASSETS / "published" / name, keep_default_na=False)  # "None" is an attack
+    by, zero_shot = ["dataset", "method"], read("clap_zero_shot.csv").query("backbone == 'ViT-B/16'")
+    clean = zero_shot["attack"] == "None"
+    parts = [
+        zero_shot[clean].groupby(by)[["C", "CP", "PC", "NC"]].mean(),
+        zero_shot[~clean].pivot_table("C", by, "attack"),
+        read("clap_few_shot.csv").pivot_table("accuracy", by, "shots").rename(columns=str),
+    ]
+    datasets, methods = ("PACS", "VLCS", "OfficeHome", "DomainNet"), ("CLIP", "Im.Aug", "CLAP")
+    return pd.concat(parts, axis=1).loc[pd.MultiIndex.from_product([datasets, methods], names=by)]
