@@ -125,8 +125,7 @@ class Backbone:
         if bool((end + n_tokens >= context).any()):
             i = int((end + n_tokens >= context).nonzero()[0])
             raise ValueError(
-                f"texts[{i}] = {texts[i]!r} has {int(end[i]) + 1} tokens; with {n_tokens} noise tokens it exceeds "
-                f"the context of {context}"
+                f"texts[{i}] = {texts[i]!r}, with {n_tokens} noise tokens, exceeds the context of {context} tokens"
             )
         start = {"front": torch.ones_like(end), "middle": (end + 1) // 2, "end": end}[position][:, None]
         column = torch.arange(context)[None]
