@@ -55,6 +55,9 @@ sweep: $(READY) ## run what the book's tables are built from, into the ledger (a
 	@$(PY) -m clipbook.pretrain --name glyph-negatives --steps 800 --pairs 1 --batch_size 128 --out build/no-replay-0
 	@$(PY) -m clipbook.pretrain --name glyph-negatives --steps 800 --pair_correlation 0.75 --out build/correlated-0
 	@$(PY) -m clipbook.pretrain --name glyph-negatives --steps 800 --learning_rate 1e-4 --out build/slow-0
+	@$(PY) -m clipbook.pretrain --name glyph-negatives --steps 800 --pairs 1 --batch_size 128 --learning_rate 1e-4 --out build/gentle-0
+	@$(PY) -m clipbook.pretrain --name glyph-both --out build/both-0
+	@$(PY) -m clipbook.pretrain --name glyph-twins --twinned 0.05 --out build/rare-0
 	@for spec in runs/*.yaml; do $(PY) -m clipbook.runs $$spec || exit 1; done
 
 clean: ## remove the built book and everything it cached

@@ -724,17 +724,12 @@ if recorded:
 
 # %% tags=["remove-cell"]
 for key in ("plain", "neg", "twins", *ABLATIONS):
-    for name in (*short.values(), "zero_shot", "i2t_at_1", "seen_color", "bind_color_t2i", "bind_color_group"):
+    for name in (*short.values(), "zero_shot", "i2t_at_1", "bind_color_t2i", "bind_color_group"):
         tell(f"{key}_{name}", over(f"{key}_{name}"))
-    for step in (100, 200, 300, 800):
-        tell(f"{key}_color_{step}", over(f"{key}_color_at_{step}"))
-        tell(f"{key}_zero_{step}", over(f"{key}_zero_at_{step}"))
-    for name in ("bind_relation_t2i", "bind_relation_group"):
-        tell(f"{key}_{name}", over(f"{key}_{name}"))
-for key in ("neg", "twins"):
-    for step in (400, 600, 800, 1000):
-        tell(f"{key}_relation_{step}", over(f"{key}_relation_at_{step}"))
-    tell(f"{key}_color_600", over(f"{key}_color_at_600"))
+told_at = {"neg_color": (100, 200, 300, 600), "neg_relation": (400, 600, 800, 1000)}
+for name, when in (told_at | {"neg_zero": (100,), "twins_relation": (400,)}).items():
+    for step in when:
+        tell(f"{name}_{step}", over(f"{name}_at_{step}"))
 for key in ("neg", "short"):
     relations = np.sort(over(f"{key}_bind_relation"))
     tell(f"{key}_relation_least", relations[:1])
@@ -927,8 +922,7 @@ put("mix_free", live_mix.loc["color", kept].max())
 put("mix_free_theta", live_mix.loc["color", kept].idxmax())
 put("mix_06_color", live_mix.loc["color", 0.6])
 put("mix_06_zero", live_mix.loc["zero", 0.6])
-best_zero = over("no_replay_mix_zero_0.6")
-tell("mix_no_replay_zero", best_zero)
+tell("mix_no_replay_zero", over("no_replay_mix_zero_0.6"))
 tell("mix_no_replay_color", over("no_replay_mix_color_0.6"))
 
 # %% [markdown]

@@ -64,7 +64,7 @@ class Recipe:
 
 
 # The first two ship with the package. The next two differ in their correlation alone: `make sweep` trains them, to
-# measure what a web of that bias does to a model. The last three train glyph on: a third of a batch is as before, two
+# measure what a web of that bias does to a model. The last four train glyph on: a third of a batch is as before, two
 # thirds are scenes of two objects with full captions. One has false captions beside the true ones, one sees scenes
 # together with counterfactuals of them, and one has both.
 _ON = Recipe(0.75, 1600, pairs=2 / 3, batch_size=192, learning_rate=5e-4, start="glyph")
