@@ -45,11 +45,12 @@ dataset = "glyphs"  # or "imagefolder:PATH" (PATH/domain/class/*.jpg)
 seed = 0
 device = None  # "cpu" or "cuda"; None takes the best there is
 n_images = 2048
-steps = 700  # of training a head
+steps = 300  # of training a head
 out_dir = ""  # a folder to record the metrics in
 n_seeds = 3  # heads, each with its own prompts, edits and noise, from seed on
 n_prompts = 96  # per class, out of 480
-hidden = 1024  # width of the head
+hidden = 2048  # width of the head
+learning_rate = 2e-4  # of Adam
 temperature = 0.3  # of the first term of the loss
 n_tokens = 8  # of noise in an augmented prompt, while training
 
@@ -87,7 +88,7 @@ print(runs.cost_line("content_style/03_augmenting_prompts"))
 
 # %% tags=["remove-cell"]
 # claims are made about the shipped model and its world, at the chapter's own settings
-own = n_images >= 1500 and steps >= 500 and n_seeds >= 3 and n_prompts >= 64
+own = n_images >= 2048 and 200 <= steps <= 400 and n_seeds >= 3 and n_prompts >= 96
 shipped = (backbone, dataset) == ("glyph", "glyphs") and own
 note = {"textcoords": "offset points", "fontsize": 9.5}  # labels in figures
 
@@ -160,8 +161,8 @@ pd.DataFrame({"prompt": plain, "augmented prompt": edited})
 
 
 # %%
-def class_texts(s=0, draws=6):
-    """Wordings of the classes, (9, classes, d): C, CP, PC, NC drawn 6 times."""
+def class_texts(s, draws):
+    """Wordings of the classes, (3 + draws, classes, d): C, CP, PC, and draws of NC."""
     sets = [prompts.fill(prompts.PROMPT_SETS[k], classes) for k in ("C", "CP", "PC")]
     noise = torch.Generator().manual_seed(s)
     texts = [model.embed_texts(texts) for texts in sets]
@@ -170,13 +171,14 @@ def class_texts(s=0, draws=6):
 
 
 def embed(scenes):
-    return model.embed_images(world.render(scenes.to(model.device)))
+    """Features of their pictures, (n, d), drawn block by block."""
+    blocks = [scenes[rows] for rows in torch.arange(len(scenes)).split(2048)]
+    return torch.cat([model.embed_images(world.render(b.to(model.device))) for b in blocks])
 
 
 def fresh(s, n):
-    """Unseen pictures: features, label, medium; other ones for every s."""
-    scenes = world.sample(n, seed=30_000 + s)
-    return embed(scenes), scenes.object, scenes.medium
+    """Unseen scenes, other ones for every s."""
+    return world.sample(n, seed=30_000 + s)
 
 
 # %%
@@ -192,11 +194,12 @@ def of_folder():
 
 
 if dataset == "glyphs":
-    test = fresh(500 + seed, 5 * n_images)
-    unlabelled = fresh(1000 + seed, 3 * n_images)
+    scenes = fresh(500 + seed, 8 * n_images)
+    test = embed(scenes), scenes.object, scenes.medium  # features, label, domain
+    unlabelled = embed(fresh(1000 + seed, 3 * n_images))
 else:
-    test, unlabelled = of_folder()
-unlabelled = unlabelled[0]  # nobody looks at the rest
+    scenes = fresh(500 + seed, 2 * n_images)  # of the world: their causes are known
+    test, (unlabelled, *_) = of_folder()  # nobody looks at the rest
 
 
 # %%
@@ -255,7 +258,8 @@ put("bare", bare)
 for key, row in (("zero", "4 tokens, zero"), ("noise", "4 tokens, random, std 0.02")):
     put(f"{key}_front", placed.loc[row, "front"])
     put(f"{key}_end", placed.loc[row, "end"])
-put("pushed_least", placed.iloc[-1].min())
+moved_on = placed.reindex(["no tokens, pushed on"])  # empty for a tower without that table
+put("pushed_least", moved_on.min(axis=1).item())
 
 # %% [markdown]
 # In front and at the end, four random tokens take the accuracy from {glue:text}`clap_bare:.1f` to
@@ -330,6 +334,9 @@ print(f"frozen model: {clap_loss(*batch, temperature):.3f} nats")
 #
 # One step draws one prompt of every class from the pool. All seeds train side by side, each on its own pool: their weights
 # are stacked, and `apply` maps a stack of batches through a stack of heads.
+#
+# Width, $\tau$, noise and the number of steps were chosen on scenes, prompts and noise that no chapter uses. The
+# number of steps matters most, and more is worse: {ref}`strength-and-robustness` trains on and looks at pictures.
 
 
 # %%
@@ -357,7 +364,7 @@ def train(pools, seeds, width=None, tau=0.5, steps=steps, rate=1e-3):
 
 # %%
 started = perf_counter()
-trained, history = train(pools, seeds, hidden, temperature, rate=3e-4)
+trained, history = train(pools, seeds, hidden, temperature, rate=learning_rate)
 seconds_training = perf_counter() - started
 print(f"{n_seeds} heads, {len(history)} steps: {seconds_training:.1f} s")
 again = n_seeds * seconds_loop + seconds_training
@@ -377,7 +384,8 @@ put("speedup", speedup)
 
 # %% [markdown]
 # {glue:text}`clap_n_seeds:.0f` heads took {glue:text}`clap_seconds_training:.0f` s. Not one picture was involved.
-# Encoding and training together are faster by a factor of {glue:text}`clap_speedup:.1f` than if every step encoded again.
+# Encoding and training together are faster by a factor of {glue:text}`clap_speedup:.1f` than if every step encoded again,
+# few as these steps are.
 # (That loop leaves padding out, as we do. The released one pads every sentence to the whole context.
 # `tools/benchmark_clap.py` runs the ways side by side: against the padded loop, encoding once is ten times as fast with
 # `glyph` and thirty times with the text tower of ViT-B/16; against one without padding, five and eight times. The loss
@@ -389,9 +397,8 @@ put("speedup", speedup)
 # *Predict: the head has never seen a picture. As $\alpha$ grows from 0, does accuracy rise, fall, or both?*
 
 # %%
-alphas = [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6]
-alphas += [0.8, 1.0, 1.5, 3.0]
-wordings = [class_texts(s) for s in seeds]
+alphas = [k / 20 for k in range(15)] + [0.8, 1.0, 1.5, 3.0]  # 0 to 0.7 in steps of 0.05
+wordings = [class_texts(s, 48) for s in seeds]
 
 
 @torch.no_grad()
@@ -464,7 +471,7 @@ def agreement(image, texts):
     return (same - k) / (k * (k - 1))
 
 
-told = [class_texts(5000 + s) for s in seeds]  # other noise than in the test
+told = [class_texts(5000 + s, 12) for s in seeds]  # other noise than in the test
 
 # %% [markdown]
 # Around its maximum the agreement is flat, and where exactly it is largest is a matter of chance. So we take the middle
@@ -477,7 +484,7 @@ told = [class_texts(5000 + s) for s in seeds]  # other noise than in the test
 def middle_of_plateau(agreed):
     """Index of the strength to take; agreed: (alphas, n)."""
     short = agreed[agreed.mean(1).argmax()] - agreed
-    good = short.mean(1) <= short.std(1) / short.shape[1] ** 0.5
+    good = short.mean(1) <= short.std(1) / short.shape[1] ** 0.5 + 1e-9
     good = good.nonzero()[:, 0]
     return int(good[len(good) // 2])
 
@@ -602,23 +609,22 @@ put("per_medium", len(test[0]) / len(media))
 
 # %%
 factors = ("object", "color", "size", "medium", "finish")
+image = test[0] if dataset == "glyphs" else embed(scenes)
 
 
-scenes = world.sample(5 * n_images, seed=30_500 + seed)[: min(n_images, 2048)]
-image = test[0][: len(scenes)] if dataset == "glyphs" else embed(scenes)
-known = {f: getattr(scenes, f) for f in factors}
-untouched = evaluate.probes(image, known, seed=seed)
+def probed(z, rows):
+    """Probe accuracies in %: half of these pictures to learn from, half to test."""
+    known = {factor: getattr(scenes, factor)[rows] for factor in factors}
+    return {f: 100 * v for f, v in evaluate.probes(z[rows], known, seed=seed).items()}
 
 
-def probed(head):
-    """Probe accuracies in %: frozen, at the chosen alpha, at alpha 1."""
-    moved, rows = dial(head, image), {"frozen": untouched}
+first = torch.arange(n_images)
+untouched, probes = probed(image, first), []
+for head in trained:
+    moved, rows = dial(head, image[first]), {"frozen": untouched}
     for name, strength in (("chosen", head.alpha), ("alpha 1", 1.0)):
-        rows[name] = evaluate.probes(moved(strength), known, seed=seed)
-    return 100 * pd.DataFrame(rows).T
-
-
-probes = [probed(head) for head in trained]
+        rows[name] = probed(moved(strength), first)
+    probes.append(pd.DataFrame(rows).T)
 probe_mean = sum(probes) / n_seeds
 probe_mean.round(1)
 
@@ -649,8 +655,64 @@ for factor in factors:
 # Colour falls from {glue:text}`clap_probe_color:.1f` to {glue:text}`clap_probe_color_1:.1f`%, size from
 # {glue:text}`clap_probe_size:.1f` to {glue:text}`clap_probe_size_1:.1f`%. Reduced, not removed. "Isolating content" is the
 # aim of the theory, which assumes that every style factor is varied and the loss is minimised on the data in question.
-# Here it is minimised on sentences, and applied to pictures. What changes is how *loud* style is: its share of the
-# variance that a cosine sees. A probe reads whispers as well.
+# Here it is minimised on sentences, and applied to pictures.
+#
+# Half of {glue:text}`clap_n_probed:.0f` pictures taught these probes. How much does that number matter? We measure again
+# with half and with twice as many pictures, on as many disjoint sets of them as there are. *Predict: for the object, which
+# of the two features gains more from more labels?*
+
+
+# %%
+def learning_curve(z):
+    """Probe accuracies in %, (numbers of pictures, factors)."""
+    rows = {}
+    for n in shown:
+        parts = [rows_ for rows_ in torch.arange(len(z)).split(n) if len(rows_) == n]
+        rows[n // 2] = pd.DataFrame([probed(z, rows_) for rows_ in parts]).mean()
+    return pd.DataFrame(rows).T
+
+
+shown = [n_images // 2, n_images, 2 * n_images]
+image = image[: shown[-1]]
+curves_probed = {"frozen": [learning_curve(image)]}
+curves_probed["alpha 1"] = [learning_curve(dial(head, image)(1.0)) for head in trained]
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three panels, for object, colour and size: probe accuracy against the number of labelled pictures, frozen and with the head at alpha 1. For the object the head is ahead with few labels and behind with many; for colour and size it is below throughout, and comes closer with more labels."}}
+figure, axes = plt.subplots(1, 3, figsize=(plots.WIDTH, 2.8))
+for axis, factor in zip(axes, ("object", "color", "size")):
+    for (name, found), color in zip(curves_probed.items(), plots.PALETTE):
+        values = np.array([curve_[factor] for curve_ in found])
+        axis.plot(found[0].index, values.mean(0), "o-", color=color)
+        axis.fill_between(found[0].index, values.min(0), values.max(0), color=color, alpha=0.15, lw=0)
+        up = -16 if (factor == "object") == (name == "frozen") else 8
+        axis.annotate(name, (found[0].index[0], values.mean(0)[0]), (0, up), color=color, **note)
+    axis.set_xscale("log")
+    axis.set_xticks(found[0].index, found[0].index)
+    axis.minorticks_off()
+    axis.margins(0.12, 0.25)
+    axis.set_title(factor, fontsize=10)
+axes[0].set_ylabel("accuracy of a linear probe (%)")
+axes[1].set_xlabel("labelled pictures")
+plt.show()
+
+# %% tags=["remove-cell"]
+change_with = (sum(curves_probed["alpha 1"]) / n_seeds - curves_probed["frozen"][0]).iloc[[0, -1]]
+for where, row in zip(("few", "many"), change_with.index):
+    put(f"labels_{where}", row)
+    for factor in ("object", "color", "size"):
+        put(f"{factor}_{where}", change_with.loc[row, factor])
+put("n_probed", n_images)
+
+# %% [markdown]
+# With {glue:text}`clap_labels_few:.0f` labels the head changes the object's accuracy by
+# {glue:text}`clap_object_few:+.1f` points, with {glue:text}`clap_labels_many:.0f` by {glue:text}`clap_object_many:+.1f`; colour
+# by {glue:text}`clap_color_few:+.1f` and {glue:text}`clap_color_many:+.1f`, size by {glue:text}`clap_size_few:+.1f` and
+# {glue:text}`clap_size_many:+.1f`. So "no worse" was a statement about a number of labels. The head is a function of the
+# frozen feature, and a function adds no information: the best of all classifiers can only lose by it, and a linear one
+# with many labels does. What the head does is to put the object where few labels find it, and style where few do not. It
+# pays with a little of the object, which this model has learned together with its favourite style.
+#
+# What changes is how *loud* style is: its share of the variance that a cosine sees. A probe reads whispers as well.
 
 
 # %%
@@ -665,7 +727,8 @@ def loudness(image, values):
 
 
 strength = trained[0].alpha
-moved = dial(trained[0], image)
+moved = dial(trained[0], image[first])
+known = {f: getattr(scenes, f)[first] for f in factors}
 loud = {
     f"alpha {alpha}": {f: loudness(moved(alpha), known[f]) for f in factors}
     for alpha in (0.0, strength, 1.0)
@@ -726,11 +789,12 @@ widgets.frames(pictures, labels, name="alpha", alt=alt)
 #
 # Our recipe is not the released one. CLAP as released deletes only size and colour, puts in four noise tokens, uses
 # $\tau = 0.5$ and a head as wide as the features. We train that too, on the same classes (one pool for all seeds), and
-# choose $\alpha$ in the same way.
+# choose $\alpha$ in the same way. (The number of steps is ours: the released 8,000, at a lower rate, would be longer than the
+# rest of the chapter.)
 
 # %%
 released_views = clap.embed_views(model, classes, n_prompts, seed=seed)
-released, _ = train([released_views] * n_seeds, seeds, steps=800 * steps // 700)
+released, _ = train([released_views] * n_seeds, seeds, steps=steps)
 theirs = []
 for head, text, other in zip(released, wordings, told):
     head.alpha = alphas[middle_of_plateau(agreements(head, other))]
@@ -752,8 +816,8 @@ put("ratio", ratio.mean())
 # %% [markdown]
 # The released recipe gains {glue:text}`clap_released_C:.1f` points on C, {glue:text}`clap_released_CP:.1f` on CP,
 # {glue:text}`clap_released_PC:.1f` on PC and {glue:text}`clap_released_NC:.1f` on NC. Next to ours that is
-# {glue:text}`clap_released_over:+.1f` points on the mean of the three sets without noise, where it is ahead, and
-# {glue:text}`clap_released_over_NC:+.1f` on NC. What it leaves is the gap between them. Its
+# {glue:text}`clap_released_over:+.1f` points on the mean of the three sets without noise, and
+# {glue:text}`clap_released_over_NC:+.1f` on NC. What it leaves is the gap between them: its
 # range is {glue:text}`clap_released_ratio:.2f` of the frozen model's, ours {glue:text}`clap_ratio:.2f`. Our recipe differs
 # from it in the words it deletes, the number of noise tokens, $\tau$ and the width at once, so this table does not say
 # which of them closes the range; {ref}`strength-and-robustness` takes parts away one at a time.
@@ -773,10 +837,9 @@ published.round(1)
 #
 # ## Check
 #
-# Each seed has its own prompts, edits, noise and first weights, and its own noise in the choice of $\alpha$ and in the
-# test; the pictures, to choose on and to test on, are new and the same for all. The mean over seeds must hold, and the
-# worst seed up to chance: twice the standard error that the choice of pictures leaves. The jackknife gives it: leave out
-# one tenth of the pictures after the other, and see how much the result moves.
+# Each head has its own prompts, edits, noise and first weights, and its own noise in the choice of $\alpha$ and in the test.
+# What we claim must hold for the worst of them. The pictures are the same for all heads. How far could other pictures move
+# these numbers? The jackknife tells: leave out one tenth of the pictures after the other, and see how much they move.
 
 
 # %%
@@ -805,12 +868,9 @@ checks = pd.DataFrame(
 checks["range ratio"] = ratio
 print(checks.round(2))
 if shipped:
-    for name, least in (("C", 3), ("NC", 4)):
-        assert checks[name].mean() >= least
-        assert (checks[name] + 2 * error[name] >= least).all(), "the worst, up to chance"
+    assert (checks["C"] >= 3).all() and (checks["NC"] >= 4).all()
     assert (checks["worst set"] >= -1).all(), "no prompt set loses more than a point"
-    assert checks["range ratio"].mean() <= 0.6
-    assert (checks["range ratio"] - 2 * error["range ratio"] <= 0.6).all()
+    assert (checks["range ratio"] <= 0.6).all()
 
 # %% tags=["check"]
 if shipped:
@@ -828,22 +888,28 @@ if shipped:
     best = alphas[int(c_curve.argmax())]
     assert 0.1 <= best <= 0.4 and c_curve[-1] < c_curve[0], "rises, then falls"
     assert (change.mean(1) > 0).sum() >= len(media) - 1, "nearly every medium gains"
-    assert change.min() > -2.5, "a cell loses no more than chance: two standard errors"
-    lost = pd.DataFrame([p.loc["frozen"] - p.loc["alpha 1"] for p in probes])
-    print(lost.round(1).to_string())
-    assert lost["object"].mean() < 1.5, "content is kept: a probe is uncertain by a point"
-    assert (lost[["color", "size"]] > 1).all().all(), "style is reduced"
-
-# %% [markdown]
-# The released recipe gains more where there is no noise, and leaves a larger range.
+    assert change.min() > -2, "a cell loses no more than chance: two standard errors"
 
 # %% tags=["check"]
 if shipped:
-    assert over[["C", "CP", "PC"]].mean() > 0, "more accurate on the sets without noise"
+    now = pd.DataFrame([p.loc["alpha 1"] - p.loc["frozen"] for p in probes])
+    print(now.round(1).to_string())
+    assert now["object"].min() > -1, "content is kept: a probe is uncertain by a point"
+    assert (now[["color", "size"]] < -2).all().all(), "style is reduced"
+    few, many = change_with.iloc[0], change_with.iloc[1]
+    assert few["object"] > 3 and many["object"] < 0, "more labels turn the object's gain round"
+    assert (many[["color", "size"]] < -1).all(), "and style stays harder to read"
+
+# %% [markdown]
+# The released recipe gains about as much where there is no noise, and leaves a larger range.
+
+# %% tags=["check"]
+if shipped:
+    assert abs(over[["C", "CP", "PC"]].mean()) < 1.5, "about as accurate on the sets without noise"
     theirs_ratio = (theirs["range"] / before["range"]).mean()
     print(f"range ratio: released {theirs_ratio:.2f}, this chapter {ratio.mean():.2f}")
     assert (theirs["C"] - before["C"]).mean() >= 3
-    assert theirs_ratio > ratio.mean()
+    assert theirs_ratio > ratio.mean() + 0.05
 
 # %% [markdown]
 # ## Pitfalls
@@ -856,7 +922,7 @@ if shipped:
 #   does not fit.
 # - **Normalising first.** The head's features enter un-normalised. On unit vectors the same weights are a different head.
 # - **One draw of noise.** NC is a random number. A range over prompt sets that holds one draw of it is too; we average over
-#   six.
+#   48 for each head.
 #
 # ## Exercises
 #
@@ -865,14 +931,18 @@ if shipped:
 # with the released ones, which never delete the medium or the finish. Predict which prompt set suffers.
 
 # %% tags=["solution", "hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
-setting = {"hidden": hidden, "temperature": temperature, "learning_rate": 3e-4}
+setting = {"temperature": temperature, "steps": steps}
+setting |= {"hidden": 512, "learning_rate": 5e-4}  # a narrower head, to save time
 rows = {}
 for name, pool in (("our edits", views), ("released edits", released_views)):
     for weight in (1.0, 0.0):
-        (head,), _ = clap.train(pool, [seed], weight=weight, steps=steps // 6, **setting)
+        (head,), _ = clap.train(pool, [seed], weight=weight, **setting)
         label = f"{name}, weight {weight:.0f}"
         rows[label] = summary(sweep(head, wordings[0], [0.3])[0])
-pd.DataFrame(rows).T.astype(float).round(1)
+weighed = pd.DataFrame(rows).T.astype(float)
+fallen = weighed["C"].iloc[0::2].to_numpy() - weighed["C"].iloc[1::2].to_numpy()
+assert not shipped or (abs(fallen[0]) < 1 and fallen[1] > 1)
+weighed.round(1)
 
 # %% [markdown]
 # :::{dropdown} Why
@@ -894,7 +964,10 @@ for head, text in zip(trained, wordings):
     sides = {"neither": (image, text), "text only": (image, t)}
     sides |= {"pictures only": (x, text), "both": (x, t)}
     rows.append({k: accuracy(*v) for k, v in sides.items()})
-pd.DataFrame(rows).round(1)
+by_side = pd.DataFrame(rows)
+more = by_side.mean() - by_side["neither"].mean()
+assert not shipped or more["both"] > more["text only"] + more["pictures only"] + 0.5
+by_side.round(1)
 
 # %% [markdown]
 # :::{dropdown} Why
@@ -910,13 +983,16 @@ pd.DataFrame(rows).round(1)
 # %% tags=["solution", "hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
 half = len(classes) // 2
 part = clap.Views(views.prompt[:half], views.augmented[:half], views.content[:half])
-(head,), _ = clap.train(part, [seed], steps=steps // 4, **setting)
+(head,), _ = clap.train(part, [seed], **setting)
 image, label, _ = test
 rest, text = label >= half, wordings[0][0, half:]
-for head.alpha in (0.0, 0.1, 0.2, 0.4, 1.0):
+unread = {}
+for strength in (0.0, 0.1, 0.2, 0.4, 1.0):
+    head.alpha = strength
     with torch.no_grad():
-        found = evaluate.zero_shot(head(image[rest]), head(text), label[rest] - half)
-    print(f"alpha {head.alpha:.1f}: {100 * found:.1f}% on classes the head never read")
+        unread[strength] = evaluate.zero_shot(head(image[rest]), head(text), label[rest] - half)
+    print(f"alpha {strength:.1f}: {100 * unread[strength]:.1f}% on classes the head never read")
+assert not shipped or unread[0.1] > unread[0.0] > unread[1.0]
 
 # %% [markdown]
 # :::{dropdown} Why
@@ -931,7 +1007,7 @@ for head.alpha in (0.0, 0.1, 0.2, 0.4, 1.0):
 # - On pictures a little of it helps, for every wording and in nearly every medium; a lot of it hurts, because pictures
 #   lie elsewhere.
 # - The strength can be chosen without labels, by asking wordings to agree.
-# - Style is turned down, not removed: cosines see less of it, linear probes still find it.
+# - Style is turned down, not removed: cosines see less of it, linear probes need more labels to find it.
 #
 # ## Further reading
 #
@@ -952,4 +1028,5 @@ metrics |= {"seconds_views": seconds_views, "seconds_training": seconds_training
 metrics |= {"train_seconds": seconds_training, "speedup": speedup}
 metrics |= {f"gain_{name}_worst": float(gain[name].min()) / 100 for name in ("C", "NC")}
 metrics["range_ratio_worst"] = float(ratio.max())
+metrics |= {f"probe_{f}_change_many": float(change_with.iloc[1][f]) / 100 for f in ("object", "color", "size")}
 runs.record(metrics, out_dir)
