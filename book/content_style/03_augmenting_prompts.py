@@ -384,12 +384,12 @@ put("speedup", speedup)
 
 # %% [markdown]
 # {glue:text}`clap_n_seeds:.0f` heads took {glue:text}`clap_seconds_training:.0f` s. Not one picture was involved.
-# Encoding and training together are faster by a factor of {glue:text}`clap_speedup:.1f` than if every step encoded again,
-# few as these steps are.
-# (That loop leaves padding out, as we do. The released one pads every sentence to the whole context.
-# `tools/benchmark_clap.py` runs the ways side by side: against the padded loop, encoding once is ten times as fast with
-# `glyph` and thirty times with the text tower of ViT-B/16; against one without padding, five and eight times. The loss
-# curves of `glyph` agree within noise.)
+# Encoding and training together are faster by a factor of {glue:text}`clap_speedup:.1f` than if every step encoded again.
+# That factor grows with the number of steps, and ours are few. The released loop takes at least 2,880, because it looks at
+# its loss every 480 steps and gives up after five looks without a gain; and it pads every sentence to the whole context,
+# which we do not. `tools/benchmark_clap.py` runs the ways side by side for that long: with `glyph` and with the text tower
+# of ViT-B/16, encoding once is more than ten times as fast, padding or not, and the loss curves of `glyph` agree within
+# noise.
 #
 # ## On pictures
 #

@@ -46,10 +46,10 @@ backbone = "glyph"  # or any open_clip "ARCH/TAG"
 dataset = "glyphs"  # or "imagefolder:PATH" (PATH/domain/class/*.jpg)
 seed = 0
 device = None  # "cpu" or "cuda"; None takes the best there is
-n_images = 2048
-steps = 200  # of training a head
+n_images = 4096
+steps = 300  # of training a head
 out_dir = ""  # a folder to record the metrics in
-n_prompts = 48  # per class, to train a head on
+n_prompts = 96  # per class, to train a head on
 n_attacked = 128  # images under attack, the same for all attacks
 
 # %%
@@ -92,7 +92,7 @@ print(runs.cost_line("content_style/04_strength_and_robustness"))
 # %% tags=["remove-cell"]
 # claims are made about the shipped model and its world, on enough pictures
 shipped = (backbone, dataset) == ("glyph", "glyphs")
-shipped &= n_images >= 2048 and n_prompts >= 48 and n_attacked >= 128
+shipped &= n_images >= 4096 and n_prompts >= 96 and n_attacked >= 128 and 200 <= steps <= 400
 note = {"textcoords": "offset points", "fontsize": 9.5}  # labels in figures
 
 
@@ -121,13 +121,12 @@ def put(name, value):
 # | $\delta$ | `attacked - pixels` | the attacker's change |
 #
 # Three heads, which differ in their random seed, are trained as in the last chapter: two views of a prompt
-# agree, and the second agrees with the bare class name. The head is as wide as the feature, as in the
-# released code. To fit many experiments into one chapter it has fewer prompts and steps, at a higher learning
-# rate.
+# agree, and the second agrees with the bare class name. To fit many experiments into one chapter they have a quarter of
+# the width, and one pool of prompts for all.
 
 # %%
 style = {"style": 0.8, "type": 0.8, "size": 0.8, "color": 0.8, "swap": 0.5}
-recipe = {"temperature": 0.3, "steps": steps, "learning_rate": 2e-3}
+recipe = {"hidden": 512, "temperature": 0.3, "steps": steps, "learning_rate": 5e-4}
 seeds = [seed, seed + 1, seed + 2]
 
 data = datasets.load(dataset, n=n_images)
@@ -145,12 +144,16 @@ trained, history = clap.train(views, seeds, **recipe)
 
 # %% [markdown]
 # We score with the four prompt sets of {ref}`zero-shot`: C is the bare class name, CP "a [class] in a photo", PC
-# "a photo of a [class]", and NC is C behind four random token embeddings. NC is a draw, so we take four: one to
-# choose with, three to score with.
+# "a photo of a [class]", and NC is C behind four random token embeddings. NC is a draw, so we take many: twelve to
+# choose with, eight others to score with.
 
 
 # %%
-def wordings(backbone, draws=4):
+told = 12  # draws of NC to choose with
+scored = slice(3 + told, None)  # rows of an answer: C, CP, PC, then the draws
+
+
+def wordings(backbone, draws=told + 8):
     """Text features: one (c, d) for C, CP, PC, and (draws, c, d) for NC."""
     sets = {name: prompts.PROMPT_SETS[name] for name in ("C", "CP", "PC")}
     texts = {name: backbone.embed_texts(prompts.fill(template, classes)) for name, template in sets.items()}
@@ -176,22 +179,22 @@ def answers(head, alpha, image, words):
 
 # %%
 words = wordings(model)
-alphas = [0.0, *(0.02 * 2 ** (k / 2) for k in range(16))]  # 0.02 to 3.6
+alphas = [k / 20 for k in range(15)] + [0.8, 1.0, 1.5, 3.0]  # as in the last chapter
 given = torch.stack(
     [torch.stack([answers(head, alpha, found.image, words) for alpha in alphas]) for head in trained]
 )  # (heads, alphas, wordings, images)
 right = given == found.label
 score = 100 * right.double().mean(-1)
 curves = {name: score[:, :, k] for k, name in enumerate(("C", "CP", "PC"))}
-curves["NC"] = score[:, :, 4:].mean(-1)  # the first draw is for choosing
+curves["NC"] = score[:, :, scored].mean(-1)
 
-# %% mystnb={"image": {"alt": "Accuracy of four prompt sets over strength on a logarithmic axis: all rise to a maximum near a quarter and fall below their start well before three."}}
+# %% mystnb={"image": {"alt": "Accuracy of four prompt sets over strength on a logarithmic axis: all rise to a maximum near a quarter; C, CP and PC fall below their start before three, NC comes back to it."}}
 lines = {name: values[:, 1:] for name, values in curves.items()}
 axis_names = {"xlabel": "strength α", "ylabel": "top-1 accuracy (%)"}
 figure = plots.curves(alphas[1:], lines, **axis_names)
 axis = figure.axes[0]
 axis.set_xscale("log")
-ticks = [0.02, 0.1, 0.3, 1, 3]
+ticks = [0.05, 0.1, 0.2, 0.5, 1, 3]
 axis.set_xticks(ticks, ticks)
 axis.minorticks_off()
 for name, color in (("C", plots.PALETTE[0]), ("NC", plots.PALETTE[3])):
@@ -205,22 +208,22 @@ figure
 # %% tags=["remove-cell"]
 mean_c = curves["C"].mean(0)
 best = int(mean_c.argmax())
-above = [a for a, v in zip(alphas, mean_c) if v > mean_c[0]]
 spread = torch.stack([*curves.values()], -1)
 spread = spread.max(-1).values - spread.min(-1).values  # (heads, alphas)
 put("frozen_c", mean_c[0])
 put("best_c", mean_c[best])
 put("best_alpha", alphas[best])
-put("last_gain", max(above, default=0.0))
+one_gain = mean_c[alphas.index(1.0)] - mean_c[0]
+put("one_gain", one_gain)
 put("end_c", mean_c[-1])
 put("chance", 100 / len(classes))
 
 # %% [markdown]
 # From {glue:text}`robust_frozen_c:.1f`% the curve of C rises to {glue:text}`robust_best_c:.1f`% at
-# $\alpha$ = {glue:text}`robust_best_alpha:.2f`. Its last point above the frozen model is at
-# {glue:text}`robust_last_gain:.2f`, before the strength of training, and at the end it is down to
-# {glue:text}`robust_end_c:.1f`%. So $\alpha$ is no detail: with the strength of training the method would
-# have been reported as a failure. The reason is where it was trained. The head has seen sentences only. A small step
+# $\alpha$ = {glue:text}`robust_best_alpha:.2f`. At the strength of training, $\alpha = 1$, it is
+# {glue:text}`robust_one_gain:+.1f` points from the frozen model, and at the end it is down to
+# {glue:text}`robust_end_c:.1f`%. So $\alpha$ is no detail: with the strength of training next to nothing would have been
+# reported. The reason is where it was trained. The head has seen sentences only. A small step
 # along its correction takes style out of pictures too; a large one moves them to a place where no picture has
 # ever been, and nothing in the loss looks at that.
 #
@@ -228,7 +231,7 @@ put("chance", 100 / len(classes))
 # *Predict which of the four bars moves most.* Then move the slider from the frozen model to a strong head.
 
 # %%
-shown = [0, 3, 5, 7, 8, 10, 12, 15]
+shown = [0, 1, 2, 4, 6, 10, 14, 16, 18]
 names = {0.0: "0 (frozen)"}
 pictures = []
 for k in shown:
@@ -237,7 +240,7 @@ for k in shown:
         "with the head": {name: values[:, k] / 100 for name, values in curves.items()},
     }
     pictures.append(plots.bars_by_domain(bars, chance=1 / len(classes)))
-labels = [names.get(alphas[k], f"{alphas[k]:.2f}") for k in shown]
+labels = [names.get(alphas[k], f"{alphas[k]:g}") for k in shown]
 alt = "Bars of zero-shot accuracy for the prompt sets C, CP, PC and NC, frozen and with the head"
 widgets.frames(pictures, labels, name="strength", alt=alt)
 
@@ -259,14 +262,20 @@ widgets.frames(pictures, labels, name="strength", alt=alt)
 # %%
 order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 choose, report = order[: n // 2], order[n // 2 :]
-unlabelled = [words["C"], words["CP"], words["PC"], words["NC"][0]]
-agreeing = []  # per head: (alphas, pictures), the share of pairs of wordings that agree
-for head in trained:
+unlabelled = [words["C"], words["CP"], words["PC"], *words["NC"][:told]]
+
+
+def agreement_at(head, image, texts, candidates):
+    """How often wordings agree at each strength, (candidates, pictures)."""
     rows_ = []
-    for head.alpha in alphas:
-        rows_.append(clap.agreement(head, found.image[choose], unlabelled))
-    agreeing.append(torch.stack(rows_))
-agreeing = torch.stack(agreeing)
+    for alpha in candidates:
+        head.alpha = alpha
+        rows_.append(clap.agreement(head, image, texts))
+    return torch.stack(rows_)
+
+
+agreeing = [agreement_at(h, found.image[choose], unlabelled, alphas) for h in trained]
+agreeing = torch.stack(agreeing)  # (heads, alphas, pictures)
 mean_agreement = 100 * agreeing.mean(-1)
 
 # %% mystnb={"image": {"alt": "Agreement of wordings and accuracy over strength: both rise at first; accuracy peaks near a quarter and falls, agreement reaches a flat top and stays near it."}}
@@ -287,15 +296,11 @@ figure
 
 
 # %%
-def on_the_flat(head, image, texts, candidates):
+def on_the_flat(shares, candidates):
     """The maximum, the middle and the smallest of the strengths that agree about as well."""
-    shares = []
-    for head.alpha in candidates:
-        shares.append(clap.agreement(head, image, texts))
-    shares = torch.stack(shares)  # (candidates, pictures)
     top = int(shares.mean(1).argmax())
     short = shares[top] - shares
-    good = (short.mean(1) <= short.std(1) / len(image) ** 0.5).nonzero()[:, 0]
+    good = (short.mean(1) <= short.std(1) / shares.shape[1] ** 0.5 + 1e-9).nonzero()[:, 0]
     return [candidates[int(k)] for k in (top, good[len(good) // 2], good[0])]
 
 
@@ -323,15 +328,15 @@ def pc_accuracy(head, rows):
 # %%
 names = ("frozen", "maximum", "middle", "smallest", "validation", "test")
 rules = {name: [] for name in names}
-for head in trained:
-    here = found.image[choose], unlabelled, alphas
+for head, shares in zip(trained, agreeing):
     rules["frozen"].append(0.0)
-    for name, alpha in zip(("maximum", "middle", "smallest"), on_the_flat(head, *here)):
+    for name, alpha in zip(("maximum", "middle", "smallest"), on_the_flat(shares, alphas)):
         rules[name].append(alpha)
-    assert clap.choose_alpha(head, *here) == rules["middle"][-1]
     rules["validation"].append(released_search(pc_accuracy(head, choose))[0])
     alpha, evaluations = released_search(pc_accuracy(head, report))
     rules["test"].append(alpha)
+same_rule = clap.choose_alpha(trained[0], found.image[choose], unlabelled, alphas)
+assert same_rule == rules["middle"][0]
 
 # %%
 rows, by_rule = {}, {}
@@ -340,7 +345,7 @@ for rule, chosen in rules.items():
     for head, alpha in zip(trained, chosen):
         hits = answers(head, alpha, found.image[report], words) == found.label[report]
         hits = 100 * hits.double().mean(1)
-        at.append([*hits[:3], hits[4:].mean()])
+        at.append([*hits[:3], hits[scored].mean()])
     at = torch.tensor(at)
     by_rule[rule] = at
     rows[rule] = {"labels seen": {"validation": len(choose), "test": len(report)}.get(rule, 0)}
@@ -371,8 +376,7 @@ for rule in ("maximum", "middle", "smallest", "test"):
 # Without one label, at the middle of the flat, C gains {glue:text}`robust_gain_c:.1f` points and NC
 # {glue:text}`robust_gain_nc:.1f`, and the range falls from {glue:text}`robust_range_frozen:.1f` to
 # {glue:text}`robust_range_free:.1f`. How much C gains hangs on where on the flat the middle falls, and that is not the same
-# for every head and sample (column α): the weak side of the rule. (The heads of the last chapter are eight times as wide,
-# and trained on twice the prompts in more steps at a lower learning rate. Recorded runs at the end show them beside ours.)
+# for every head and sample (column α): the weak side of the rule.
 #
 # The three label-free choices are, on average, {glue:text}`robust_alpha_maximum:.2f` (maximum),
 # {glue:text}`robust_alpha_middle:.2f` (middle) and {glue:text}`robust_alpha_smallest:.2f` (smallest); the search on the test
@@ -830,11 +834,11 @@ put("clip_budget", 0.031 * np.mean(clip_numbers[1]) * 255)
 # width of the head, what the augmentation may edit, the second loss term, the number of noise tokens, the number of
 # prompts per class. One of the edits knows nothing of style: it leaves out any word of a prompt, and lets two change places,
 # as one augments sentences in general. All heads but those of another width train side by side in one stack, three seeds
-# each; they are smaller than above (width 64, half as many prompts, and fewer steps), so compare them with their own baseline. *Predict which
-# of the six matters least.*
+# each; they are smaller than above (width 64, a quarter of the prompts, and fewer steps), so compare them with their own
+# baseline. *Predict which of the six matters least.*
 
 # %%
-n_few = max(6, n_prompts // 6 * 3)  # a third of them for each place of the noise
+n_few = max(6, n_prompts // 12 * 3)  # a third of them for each place of the noise
 
 
 def shaken(name, draw):
@@ -936,7 +940,7 @@ for width in (16, 256, 512):
 # %%
 fast = choose[:512], report[:1024]
 candidates = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.9, 1.3]
-two_draws = words | {"NC": words["NC"][:2]}
+two_draws = words | {"NC": words["NC"][-2:]}
 
 
 def gains(head):
@@ -944,9 +948,10 @@ def gains(head):
     image, truth = found.image[fast[1]], found.label[fast[1]]
     curve = {}
     for alpha in (0.0, *candidates):
-        hits = answers(head, alpha, image, two_draws)[[0, 4]] == truth
-        curve[alpha] = 100 * hits.double().mean(1)
-    free = on_the_flat(head, found.image[fast[0]], unlabelled, candidates)[1]
+        hits = 100 * (answers(head, alpha, image, two_draws) == truth).double().mean(1)
+        curve[alpha] = torch.stack([hits[0], hits[3:].mean()])
+    shares = agreement_at(head, found.image[fast[0]], unlabelled[:7], candidates)
+    free = on_the_flat(shares, candidates)[1]
     best = max(candidates, key=lambda alpha: curve[alpha][0])
     return torch.cat([curve[free] - curve[0.0], curve[best] - curve[0.0]])
 
@@ -1030,7 +1035,8 @@ put("rule_worst_name", max(rule_cost, key=rule_cost.get))
 # ### What the training loss cannot see
 #
 # The released loop stops when its loss stops falling. We let our three heads go on training, and look at the loss
-# and, at $\alpha = 1$ as in training, at pictures. *Predict: will a lower loss mean a higher accuracy?*
+# and at pictures, with $\alpha = 1$ as in training and at the label-free strength of each head. *Predict: will a lower loss
+# mean a higher accuracy?*
 
 # %%
 further, looks = [copy.deepcopy(head) for head in trained], []
@@ -1039,45 +1045,60 @@ for head in further:
 draws = [torch.Generator().manual_seed(s + 100) for s in seeds]
 row = torch.arange(len(classes))
 stack = lambda x: x.expand(len(further), *x.shape)
+strengths = torch.ones(len(further)), torch.tensor(alpha_free)
 
 
+def look(apply):
+    """Accuracy on pictures, C, (strengths, heads): never used for training."""
+    image, text = stack(found.image[choose]), stack(words["C"])
+    pull, push = apply(image) - image, apply(text) - text
+    at = [(image + a * pull, text + a * push) for a in (s[:, None, None] for s in strengths)]
+    return [[evaluate.zero_shot(x, t, found.label[choose]) for x, t in zip(*pair)] for pair in at]
+
+
+# %%
 def loss(apply, step):
-    if step % 25 == 0:  # a look at pictures: never used for training
+    if step % 50 == 0:
         with torch.no_grad():
-            seen = [apply(stack(x)) for x in (found.image[choose], words["C"])]
-        looks.append([evaluate.zero_shot(x, t, found.label[choose]) for x, t in zip(*seen)])
+            looks.append(look(apply))
     pick = torch.stack([torch.randint(n_prompts, row.shape, generator=g) for g in draws])
     batch = apply(views.prompt[row, pick]), apply(views.augmented[row, pick])
     return losses.clap_loss(*batch, apply(stack(views.content)), 0.3)
 
 
-going_on = training.fit(further, loss, max(50, 3 * steps // 2), learning_rate=2e-3)
+longer = {"learning_rate": recipe["learning_rate"]}
+going_on = training.fit(further, loss, max(101, 2 * steps + 1), **longer)
+looks = 100 * np.array(looks)  # (looks, strengths, heads)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: the training loss falls steadily. Right: over the same steps the accuracy on pictures at strength one falls as well."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: the training loss falls steadily. Right: over the same steps the accuracy on pictures falls as well, at strength one and at the label-free strength, which stays higher."}}
 figure, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 2.9))
-at = steps + 25 * np.arange(len(looks))
-blocks = torch.stack([going_on[k : k + 25].mean(0) for k in range(0, len(going_on) - 24, 25)])
-for axis, x, values, color in (
-    (axes[0], steps + 12 + 25 * np.arange(len(blocks)), blocks.numpy(), blue),
-    (axes[1], at, 100 * np.array(looks), orange),
-):
+at = steps + 50 * np.arange(len(looks))
+blocks = going_on[: len(going_on) // 50 * 50].unflatten(0, (-1, 50)).mean(1).numpy()
+shown_lines = [(axes[0], steps + 25 + 50 * np.arange(len(blocks)), blocks, blue, "")]
+shown_lines += [(axes[1], at, looks[:, 0], orange, "α = 1"), (axes[1], at, looks[:, 1], green, "label-free α")]
+for axis, x, values, color, name in shown_lines:
     axis.plot(x, values, color=color, linewidth=0.9, linestyle="-", alpha=0.6)
     axis.plot(x, values.mean(1), color=color, linestyle="-", linewidth=2.5)
+    axis.annotate(name, (x[-1], values.mean(1)[-1]), (0, 14), ha="right", color=color, **note)
     axis.set_xlabel("training steps")
+axes[1].axhline(curves["C"][:, 0].mean(), color=plots.QUIET, linestyle=":")
+axes[1].annotate("frozen", (steps, curves["C"][:, 0].mean()), (0, 3), color=plots.QUIET, **note)
 axes[0].set_title("training loss (nats)", fontsize=10)
-axes[1].set_title("accuracy on pictures, α = 1 (%)", fontsize=10)
+axes[1].set_title("accuracy on pictures, C (%)", fontsize=10)
 plt.show()
 
 # %% tags=["remove-cell"]
-loss_change = (blocks[-1] - blocks[0]).mean().item()
-look_change = 100 * (np.array(looks[-1]) - np.array(looks[0])).mean()
+loss_change = float((blocks[-1] - blocks[0]).mean())
+look_change, look_free_change = (looks[-1] - looks[0]).mean(1)
 put("loss_change", loss_change)
 put("look_change", look_change)
+put("look_free_change", look_free_change)
 
 # %% [markdown]
-# The loss changes by {glue:text}`robust_loss_change:.2f` nats, and the accuracy on pictures by
-# {glue:text}`robust_look_change:.1f` points. Loss and early stopping know sentences only. At a small $\alpha$ little of this
-# reaches the result, one more reason to choose $\alpha$ on pictures.
+# Three times as many steps change the loss by {glue:text}`robust_loss_change:.2f` nats, and the accuracy on pictures by
+# {glue:text}`robust_look_change:.1f` points at $\alpha = 1$ and by {glue:text}`robust_look_free_change:.1f` at the label-free
+# strength. Loss and early stopping know sentences only, and to them more training is better training. We chose our number
+# of steps on other pictures, with labels: the method has no rule of its own for it.
 #
 # ## No correlation, no gain
 #
@@ -1095,14 +1116,14 @@ for rule, values in (("middle", gain), ("smallest", gain_smallest)):
 if fair_set.classes == classes:
     fair = features.embed(control, datasets.load("glyphs", n=max(8, n_images // 2)))
     fair_heads, _ = clap.train(text_views(control), seeds, **recipe)
-    fair_words, moved = wordings(control, 3), []
-    asked = [*(fair_words[k] for k in ("C", "CP", "PC")), fair_words["NC"][0]]
+    fair_words, moved = wordings(control), []
+    asked = [*(fair_words[k] for k in ("C", "CP", "PC")), *fair_words["NC"][:told]]
     for head in fair_heads:
         a, b = fair.image[::2], fair.image[1::2]  # to choose, to report
-        tried = (0.0, *on_the_flat(head, a, asked, alphas)[1:])
+        tried = (0.0, *on_the_flat(agreement_at(head, a, asked, alphas), alphas)[1:])
         hits = [answers(head, alpha, b, fair_words) == fair.label[1::2] for alpha in tried]
         hits = torch.stack([100 * h.double().mean(1) for h in hits])
-        hits = torch.stack([hits[:, 0], hits[:, 4:].mean(1)], 1)
+        hits = torch.stack([hits[:, 0], hits[:, scored].mean(1)], 1)
         moved.append(hits[1:] - hits[:1])
     for rule, values in zip(live, torch.stack(moved, 1)):
         live[rule]["glyph-fair"] = values
@@ -1115,9 +1136,8 @@ both_rules.round(1)
 
 # %% [markdown]
 # Other strengths of correlation need other pretraining. Their results are recorded runs of {ref}`augmented-prompts`; a
-# point here is a run with three of that chapter's wide heads. The rule for the strength is the same; the recipe and the
-# samples are not, so open and filled points differ. A recorded run is as old as its date, and that chapter may have
-# changed since.
+# point here is a run with three of that chapter's heads, which are wider and have a pool of prompts each, on other and more
+# pictures; so open and filled points differ. A recorded run is as old as its date, and that chapter may have changed since.
 
 # %%
 recorded, sets = [], ["C", "CP", "PC", "NC"]
@@ -1153,6 +1173,7 @@ for k, (name, color) in enumerate((("C", blue), ("NC", orange))):
     axis.plot(x, [p[name] for p in recorded], "o", mfc="none", color=color, markersize=8)
 axis.axhline(0, color=plots.QUIET, linewidth=1)
 axis.set(xlim=(-0.06, 1), xlabel="correlation of content and style in pretraining", ylabel="gain (points)")
+axis.margins(y=0.12)
 dates = " and ".join(sorted({p["date"] for p in recorded}))
 about = f"filled: this run, ± sd of 3 heads; open: recorded runs of {dates}"
 axis.set_title(about, fontsize=9, fontweight="normal")
@@ -1173,7 +1194,7 @@ for at in (0.5, 0.75, 0.9):
 
 # %% [markdown]
 # Without correlation C changes by {glue:text}`robust_glyph_fair_middle_c` points, with a correlation of 0.75 by
-# {glue:text}`robust_glyph_middle_c` (in the recorded runs, with wide heads, {glue:text}`robust_recorded_75_C`). At
+# {glue:text}`robust_glyph_middle_c` (in the recorded runs {glue:text}`robust_recorded_75_C`). At
 # 0.5, where a model of our length of training still learned the objects for themselves, the head costs something: C, CP
 # and PC change by {glue:text}`robust_recorded_50_C`, {glue:text}`robust_recorded_50_CP` and
 # {glue:text}`robust_recorded_50_PC`. Only NC gains, {glue:text}`robust_recorded_50_NC`. At 0.9 C gains
@@ -1258,11 +1279,12 @@ added = [interval(paired[k] - paired[0]) for k in range(1, len(budgets))]
 beyond = max(mean - wide for mean, wide in added)  # above 0: more than chance
 hard = under_attack.loc[["PGD-20", "CW-20"]]
 claims = {  # measured, at least, at most
-    "best strength for C, mean": (alphas[best], 0.1, 0.6),
-    "C, label-free strength: gain, lowest": (gain[:, 0].min(), 0, 15),
+    "best strength for C, mean": (alphas[best], 0.1, 0.4),
+    "C at α = 1, share of the best gain": (one_gain / (mean_c[best] - mean_c[0]), -2, 0.4),
+    "C, label-free strength: gain, lowest": (gain[:, 0].min(), 0.5, 15),
     "the same, mean": (gain[:, 0].mean(), 1.5, 15),
-    "NC: gain, lowest": (gain[:, 3].min(), 3, 20),
-    "range of prompt sets, after / before": (rows_ratio, 0, 0.9),
+    "NC: gain, lowest": (gain[:, 3].min(), 4, 20),
+    "range of prompt sets, after / before": (rows_ratio, 0, 0.7),
     "C at the largest strength, minus frozen": ((curves["C"][:, -1] - curves["C"][:, 0]).max(), -40, 0),
     "pretence of the smallest search": (pretence[0], 1, 30),
     "pretence of the largest": (pretence[-1], -0.5, 1.0),
@@ -1332,7 +1354,8 @@ claims |= {
     "published PGD, CW: largest lead": (lead["CLAP"][["PGD-20", "CW-20"]].abs().max().max(), 0, 3),
 }
 claims["loss while training on"] = (loss_change, -5, 0)
-claims["accuracy at α = 1 while training on"] = (look_change, -20, 0)
+claims["accuracy at α = 1 while training on"] = (look_change, -20, -1)
+claims["accuracy at the label-free α while training on"] = (look_free_change, -10, -0.3)
 
 # %% tags=["check"]
 checks = pd.DataFrame(claims, index=["measured", "at least", "at most"]).T.astype(float)
@@ -1368,17 +1391,18 @@ assert many >= one - 0.02 or not shipped
 # %% tags=["solution", "hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"}
 one_for_all, each, real = [], [], []
 for hits in right[:, :, 2].double():  # (alphas, images), a head each
+    common = hits.mean(1).argmax()
     for d in found.domain.unique():
         rows_ = (found.domain == d).nonzero()[:, 0]
-        a, b = rows_[::2], rows_[1::2]  # to search, and to see
-        pick, common = hits[:, a].mean(1).argmax(), hits.mean(1).argmax()
-        each.append(hits[pick, a].mean() - hits[0, a].mean())
-        real.append(hits[pick, b].mean() - hits[0, b].mean())
-        one_for_all.append(hits[common, a].mean() - hits[0, a].mean())
+        for a, b in ((rows_[::2], rows_[1::2]), (rows_[1::2], rows_[::2])):  # to search, and to see
+            pick = hits[:, a].mean(1).argmax()
+            each.append(hits[pick, a].mean() - hits[0, a].mean())
+            real.append(hits[pick, b].mean() - hits[0, b].mean())
+            one_for_all.append(hits[common, a].mean() - hits[0, a].mean())
 one_for_all, each, real = (100 * torch.stack(v).mean() for v in (one_for_all, each, real))
 print(f"gain of PC, one strength for all: {one_for_all:.1f} points")
 print(f"one per medium, as reported: {each:.1f}; on other pictures: {real:.1f}")
-assert each >= real or not shipped
+assert each > real + 0.1 or not shipped
 
 # %% [markdown]
 # :::{dropdown} Why
@@ -1418,11 +1442,11 @@ trips, turn_of = {}, torch.arange(len(pixels)) % len(trained)
 for (attack, made_for), x in {("PGD-20", "nobody"): pixels, **crafted}.items():
     if attack == "PGD-20":
         z, every = model.embed_images(x), torch.arange(len(x))
-        for scored, at in (("frozen", [0.0] * len(trained)), ("head", alpha_free)):
+        for victim, at in (("frozen", [0.0] * len(trained)), ("head", alpha_free)):
             each = [answers(h, alpha, z, words) for h, alpha in zip(trained, at)]
             hits = torch.stack(each)[turn_of, :, every] == label[:, None]
             shares = 100 * hits.double().mean(0)
-            trips[made_for, scored] = [*shares[:3].tolist(), shares[4:].mean().item()]
+            trips[made_for, victim] = [*shares[:3].tolist(), shares[scored].mean().item()]
 for head, alpha in zip(trained, alpha_free):
     head.alpha = alpha
 trips = pd.DataFrame(trips, index=sets).T
@@ -1442,8 +1466,8 @@ trips.round(1)
 # :::
 #
 # ## Summary
-# - The strength decides whether the head helps. The gain is at a fraction of the strength of training, and gone
-#   before its full value.
+# - The strength decides whether the head helps. The gain is at a fraction of the strength of training, and most of it is
+#   gone at its full value.
 # - Agreement between wordings chooses it without labels. Its top is flat and reaches past the best accuracy: the middle
 #   keeps a part of the gain in C. The smallest strength looked better on one model's test labels, and about the same on
 #   the control. A search on test labels pretends little on many pictures, and much on few.
