@@ -387,9 +387,9 @@ put("speedup", speedup)
 # Encoding and training together are faster by a factor of {glue:text}`clap_speedup:.1f` than if every step encoded again.
 # That factor grows with the number of steps, and ours are few. The released loop takes at least 2,880, because it looks at
 # its loss every 480 steps and gives up after five looks without a gain; and it pads every sentence to the whole context,
-# which we do not. `tools/benchmark_clap.py` runs the ways side by side for that long: with `glyph` and with the text tower
-# of ViT-B/16, encoding once is more than ten times as fast, padding or not, and the loss curves of `glyph` agree within
-# noise.
+# which we do not. `tools/benchmark_clap.py` runs the ways side by side for that long. Encoding once is then more than ten
+# times as fast as the padded loop, with `glyph` as with the text tower of ViT-B/16; a part of it is the padding. The loss
+# curves of `glyph` agree within noise.
 #
 # ## On pictures
 #
