@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clipbook import attacks
 
@@ -37,6 +38,40 @@ def test_the_budget_is_kept_and_an_empty_one_changes_nothing(attack, small):
         assert float((found - images).abs().max()) <= epsilon + 1e-6
         assert 0 <= float(found.min()) <= float(found.max()) <= 1
         assert float((found - images).abs().max()) > 0.9 * epsilon, "and it is used"
+
+
+@pytest.mark.parametrize("attack", EVERY)
+def test_it_is_the_published_loop_image_by_image(attack, small):
+    """Twenty steps of epsilon / 10 from a point drawn on both sides, and a model that sees pixels only."""
+    network, images, labels = small
+
+    def pixels_only(x):
+        assert bool(((x >= 0) & (x <= 1)).all())
+        return network(x)
+
+    def loss(logits, label):
+        if attack is attacks.cw:
+            return max(logits[k] for k in range(5) if k != label) - logits[label]
+        return logits.logsumexp(0) - logits[label]
+
+    one_step = attack is attacks.fgsm
+    steps, size, options = (1, EPSILON, {}) if one_step else (20, EPSILON / 10, {"generator": torch.Generator()})
+    found = attack(pixels_only, images, labels, EPSILON, **{k: g.manual_seed(7) for k, g in options.items()})
+    start = 0 if one_step else 2 * draw(*images.shape, seed=7) - 1
+    x = torch.clamp(images + EPSILON * start, 0, 1)
+    for _ in range(steps):
+        x = x.clone().requires_grad_()
+        for image, label in zip(x, labels.tolist()):
+            loss(network(image[None])[0], label).backward(inputs=[x])
+        moved = x.detach() + size * x.grad.sign()
+        x = torch.minimum(torch.maximum(moved, images - EPSILON), images + EPSILON).clamp(0, 1)
+    assert torch.allclose(found, x, atol=1e-6)
+
+
+def test_labels_come_to_the_logits():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        logits = torch.randn(5, 3, device="cuda")
+        assert attacks.margin(logits, torch.zeros(5, dtype=torch.int64)).device.type == "cuda"
 
 
 def test_fgsm_is_one_step_of_pgd(small):
@@ -98,10 +133,10 @@ def test_a_seed_repeats_and_images_do_not_see_each_other(small):
 
 def test_gradients_are_found_where_they_are_switched_off(small):
     network, images, labels = small
+    before = images.clone()
     with torch.no_grad():
         inside = attacks.fgsm(network, images, labels, EPSILON)
     assert torch.equal(inside, attacks.fgsm(network, images, labels, EPSILON))
-    before = images.clone()
     assert torch.equal(images, before) and not images.requires_grad
 
 
@@ -111,6 +146,8 @@ def test_a_bad_argument_is_named(attack, small):
     for epsilon in (-0.1, 1.5, math.nan):
         with pytest.raises(ValueError, match="epsilon must be in"):
             attack(network, images, labels, epsilon)
+    with pytest.raises(ValueError, match="epsilon must be a number, got '0.1'"):
+        attack(network, images, labels, "0.1")
     for bad, message in (
         (2 * images, r"images must be pixels in \[0, 1\]"),
         (images - 0.5, "before normalisation"),
@@ -130,8 +167,12 @@ def test_a_bad_argument_is_named(attack, small):
             attack(network, images, bad, EPSILON)
     with pytest.raises(ValueError, match="model_logits must return"):
         attack(lambda x: network(x)[:, 0], images, labels, EPSILON)
-    with pytest.raises(ValueError, match="model_logits must be differentiable"):
-        attack(lambda x: network(x).detach(), images, labels, EPSILON)
+    elsewhere = torch.zeros(24, 5, requires_grad=True)
+    for blind in (lambda x: network(x).detach(), lambda x: 2 * elsewhere):
+        with pytest.raises(ValueError, match="model_logits must be differentiable"):
+            attack(blind, images, labels, EPSILON)
+    with pytest.raises(ValueError, match="model_logits must be finite"):
+        attack(lambda x: network(x) * math.nan, images, labels, EPSILON)
     if attack is not attacks.fgsm:
         for steps in (0, 2.0, True):
             with pytest.raises(ValueError, match="steps must be a positive int"):

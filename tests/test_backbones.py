@@ -1,7 +1,9 @@
 """Every model behind the same four verbs: the shipped one and a real architecture pass the same tests."""
 
+import importlib.util
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -9,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipbook import backbones, world
+from clipbook import backbones, clap, world
 
 
 @pytest.fixture(scope="module", params=["glyph", "ViT-B-32/random"])
@@ -76,6 +78,54 @@ def test_noise_is_what_the_tower_sees():
     assert torch.allclose(y, backbone.embed_texts(["a cat red red"]), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["glyph", "ViT-B-32/random"])
+@pytest.mark.parametrize("position", ["front", "middle", "end"])
+def test_noise_is_put_where_it_is_said_for_each_text_its_own(name, position):
+    """The whole text tower by hand: embeddings of the words, noise between them, no padding."""
+    backbone = backbones.load(name, "cpu")
+    texts, model = ["a cat", "a realistic painting of a red anchor"], backbone.model
+    found = backbone.embed_noised_texts(texts, 3, 0.4, position, torch.Generator().manual_seed(5))
+    noise = 0.4 * torch.randn(2, 3, model.token_embedding.embedding_dim, generator=torch.Generator().manual_seed(5))
+    for i, text in enumerate(texts):
+        ids = torch.tensor([49406, *backbone.tokenizer.encode(text), 49407])
+        ids[[0, -1]] = backbone.tokenizer(["a"])[0, [0, 2]]
+        words = model.token_embedding(ids)
+        before = {"front": 1, "middle": 1 + (len(ids) - 2) // 2, "end": len(ids) - 1}[position]
+        x = torch.cat([words[:before], noise[i], words[before:]])
+        x = (x + model.positional_embedding[: len(x)])[None]
+        with torch.no_grad():
+            x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[: x.shape[1], : x.shape[1]]))
+        assert torch.allclose(found[i], x[0, -1] @ model.text_projection, atol=1e-4)
+
+
+def test_noise_is_refused_where_the_end_token_is_not_the_highest():
+    """Tokenizers of SigLIP and T5 end and pad with 1, and have no start."""
+
+    def tokenizer(texts, context_length=32):
+        rows = [[30 + len(word) for word in text.split()][: context_length - 1] for text in texts]
+        return torch.tensor([row + [1] * (context_length - len(row)) for row in rows])
+
+    other = replace(backbones.load("glyph", "cpu"), tokenizer=tokenizer)
+    for call in (other.embed_noised_texts, lambda texts: clap.embed_views(other, texts, 3)):
+        with pytest.raises(ValueError, match="noise tokens need a tokenizer whose end token has the highest id"):
+            call(["a cat", "a dog"])
+    assert other.too_long(["a " * 31, "a cat", "a " * 32]) == [2], "without noise it can tell what is cut"
+    assert backbones.load("glyph", "cpu").too_long(["a " * 30, "a cat", "a " * 31]) == [2]
+
+
+def test_features_of_coca_are_not_normalised(tmp_path):
+    text = {"context_length": 20, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    vision |= {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    config = {"embed_dim": 32, "custom_text": True, "vision_cfg": vision, "multimodal_cfg": text}
+    config["text_cfg"] = text | {"embed_cls": True, "output_tokens": True}
+    (tmp_path / "tiny-coca.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    coca = backbones.load("tiny-coca/random", "cpu")
+    for x in (coca.embed_images(torch.rand(2, 3, 40, 40)), coca.embed_texts(["a cat", "a dog"])):
+        assert float((x.norm(dim=1) - 1).abs().min()) > 1e-3
+
+
 def test_shipped_is_open_clips_own():
     """The folder loads through open_clip alone, and the small vocabulary gives the book's words CLIP's tokens."""
     ours = backbones.load("glyph", "cpu")
@@ -137,6 +187,35 @@ def test_broken_folder_is_named(tmp_path):
     shutil.copytree(backbones.ASSETS / "glyph", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "open_clip_config.json").read_text())
     assert backbones.load(f"local-dir:{tmp_path / 'copy'}", "cpu").dim == config["model_cfg"]["embed_dim"]
+    weights, vocabulary = (tmp_path / "copy" / name for name in ("open_clip_model.safetensors", "vocabulary.txt.gz"))
+    for path, content, message in (
+        (vocabulary, None, "a vocabulary of 49408 and weights for 4096 words; is there a vocabulary.txt.gz"),
+        (vocabulary, b"junk", ""),
+        (weights, weights.read_bytes()[:1000], ""),
+        (weights, b"", ""),
+        (weights, None, "no weights .* in the folder .*copy"),
+    ):
+        whole = path.read_bytes()
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"^backbone 'local-dir:.*copy'(:| could not be).*{message}") as error:
+            backbones.load(f"local-dir:{tmp_path / 'copy'}", "cpu")
+        assert "\n" not in str(error.value)
+        path.write_bytes(whole)
+
+
+def test_what_cannot_be_loaded_is_named_before_any_download(monkeypatch):
+    for arguments, message in (
+        ((None,), "name must be a str, got None"),
+        (("glyph", "cdua"), "device must be one that torch can use here, such as 'cpu', got 'cdua'"),
+        (("glyph", 3.5), "device must be one that torch can use here, such as 'cpu', got 3.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            backbones.load(*arguments)
+    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, bf16, got 'fp31'"):
+        backbones.load("glyph", "cpu", precision="fp31")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="backbone 'ViT-B-16-SigLIP/webli' needs the package 'transformers'"):
+        backbones.load("ViT-B-16-SigLIP/webli", "cpu")
 
 
 @pytest.mark.parametrize("name", ["gliph", "ViT-B-32/opnai", "ViT-B-32", ""])
@@ -160,10 +239,12 @@ def test_bad_input_names_the_argument():
     for texts in ("a cat", [], [3]):
         with pytest.raises(ValueError, match="texts must be a list"):
             backbone.embed_texts(texts)
+    with pytest.raises(ValueError, match="batch_size must be an int of at least 1, got 0"):
+        backbone.embed_texts(["a cat"], batch_size=0)
     long = "a " * 27
     with pytest.raises(ValueError, match=r"texts\[1\] = 'a a .* exceeds the context of 32"):
         backbone.embed_noised_texts(["a cat", long])
-    for arguments in ({"n_tokens": -1}, {"std": float("nan")}, {"position": "left"}):
+    for arguments in ({"n_tokens": -1}, {"std": float("nan")}, {"std": "a"}, {"position": "left"}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             backbone.embed_noised_texts(["a cat"], **arguments)
     if not torch.cuda.is_available():

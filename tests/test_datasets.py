@@ -257,3 +257,13 @@ def test_balanced_choice_is_random_and_even():
     assert cell[chosen].bincount().tolist() == [20, 20, 3]
     assert chosen.equal(chosen.unique())
     assert chosen[:20].max() > 30  # not simply the first of each
+
+
+def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path):
+    path = tmp_path / "images" / "ink" / "cat" / "0.png"
+    path.parent.mkdir(parents=True)
+    shades = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(shades).save(path)
+    found = np.array(datasets.load(f"imagefolder:{tmp_path / 'images'}").image(0))
+    assert found.shape == (64, 64, 3) and found.dtype == np.uint8
+    assert np.abs(found[..., 0] - shades / 257).max() <= 1

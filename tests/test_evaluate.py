@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clipbook import evaluate
 from clipbook.evaluate import binding, class_text, predict, retrieval, zero_shot
@@ -129,6 +130,7 @@ def test_bad_input_names_the_argument():
         (lambda: zero_shot(x, y, label.float()), "label must be an integer tensor"),
         (lambda: zero_shot(x, y[:3], label), r"label must be in 0..2 \(rows of class_text\), got 0..3"),
         (lambda: zero_shot(x, y, label - 1), "label must be in 0..3"),
+        (lambda: zero_shot(x, y, label > 1), "label must be an integer tensor"),
         (lambda: zero_shot(x[:0], y, label[:0]), "image must have at least 1 row"),
         (lambda: class_text(y), r"text must be a tensor \(templates, classes, d\), got \(4, 3\)"),
         (lambda: class_text(nan[None]), "text must be finite"),
@@ -147,20 +149,63 @@ def test_probes_are_scikit_learns_logistic_regression():
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    torch.manual_seed(0)
-    factors = {"a": torch.randint(5, (400,)), "b": torch.randint(2, (400,))}
-    x = torch.randn(400, 12) + torch.nn.functional.one_hot(factors["a"], 12) + 0.7 * factors["b"][:, None]
+    g = torch.Generator().manual_seed(0)  # few examples for so many features of all scales: the penalty decides
+    factors = {"a": torch.randint(5, (1000,), generator=g), "b": torch.randint(2, (1000,), generator=g)}
+    x = torch.randn(1000, 150, generator=g)
+    x[:, :5] += 1.5 * torch.nn.functional.one_hot(factors["a"], 5)
+    x[:, 5] += factors["b"]
+    x *= 10 ** torch.linspace(-1, 1, 150)[torch.randperm(150, generator=g)]
     found = evaluate.probes(x, factors, seed=3)
-    order = torch.randperm(400, generator=torch.Generator().manual_seed(3))
-    z = StandardScaler().fit(x[order][:200].double()).transform(x[order].double())
-    for name, y in factors.items():
-        reference = LogisticRegression(max_iter=5000, tol=1e-8).fit(z[:200], y[order][:200])
-        assert found[name] == pytest.approx(reference.score(z[200:], y[order][200:]), abs=0.011), name
-    both = evaluate.probes(1000 * x - 7, {"b": factors["b"]}, seed=3)
-    assert both["b"] == pytest.approx(found["b"], abs=0.011), "alone, shifted, scaled: the same"
-    for bad, message in (({}, "at least one factor"), ({"a": torch.ones(3)}, "'a'"), ({"b": -factors["b"]}, "'b'")):
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(3))
+    raw = x[order].double().numpy()
+    z, one = StandardScaler().fit(raw[:500]).transform(raw), 0.0021  # one of 500 answers
+
+    def score(z, name, c):
+        y = factors[name][order]
+        return LogisticRegression(C=c, max_iter=5000, tol=1e-8).fit(z[:500], y[:500]).score(z[500:], y[500:])
+
+    assert found["a"] == pytest.approx(score(z, "a", 1.0), abs=one)
+    assert found["b"] == pytest.approx(score(z, "b", 2.0), abs=one), "two values have a weight vector each: C = 2"
+    for other in (score(z, "a", 0.5), score(z, "a", 2.0), score(raw, "a", 1.0)):
+        assert abs(found["a"] - other) > 2 * one, "which another penalty or scale would not give"
+    both = evaluate.probes(1000 * x - 7, {"b": factors["b"].to(torch.uint8)}, seed=3)
+    assert both["b"] == pytest.approx(found["b"], abs=one), "alone, shifted, scaled: the same"
+    for bad, message in (
+        ({}, "at least one factor"),
+        ({"a": torch.ones(3)}, "'a'"),
+        ({"b": -factors["b"]}, "'b'"),
+        ({"b": factors["b"] > 0}, r"factors\['b'\] must be an integer tensor \(1000,\), got torch.bool"),
+    ):
         with pytest.raises(ValueError, match=message):
             evaluate.probes(x, bad)
+
+
+def test_the_strength_of_few_shot_probes_is_for_each_example_of_a_class(monkeypatch):
+    from sklearn.linear_model import LogisticRegression
+
+    g, seeds = torch.Generator().manual_seed(0), (0, 5)
+    label, test_label = torch.arange(240) % 6, torch.arange(600) % 6
+    centre = torch.randn(6, 24, generator=g) + 2 * torch.randn(24, generator=g)
+    pool, test = (centre[y] + 2.5 * torch.randn(len(y), 24, generator=g) for y in (label, test_label))
+    monkeypatch.setattr(evaluate, "_BLOCK", 5000)  # answers in blocks
+    found = evaluate.few_shot_probe(pool[None], label, test[None], test_label, shots=(16,), seeds=seeds)[0, :, 0]
+    z, y = (x.double() / x.double().norm(dim=1, keepdim=True) for x in (pool, test))
+
+    def score(seed, c):
+        rows = evaluate.draw_shots(label, 16, [seed])[0].flatten()
+        model = LogisticRegression(C=c, fit_intercept=False, max_iter=5000, tol=1e-8).fit(z[rows], label[rows])
+        return model.score(y, test_label)
+
+    for seed, own in zip(seeds, found.tolist(), strict=True):
+        assert own == pytest.approx(score(seed, 100 / 16), abs=0.0021)
+        assert abs(own - score(seed, 100)) > 0.02, "undivided it is another"
+
+
+def test_answers_and_labels_meet_on_the_device_of_the_features():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        weight, x = torch.randn(2, 3, 4, 5, device="cuda"), torch.randn(2, 9, 5, device="cuda")
+        found = evaluate._accuracy(weight, x, torch.zeros(9, dtype=torch.int64))
+        assert found.shape == (3, 2) and found.device.type == "cuda"
 
 
 def test_few_shot_probes_are_logistic_regression_on_unit_vectors():
@@ -178,6 +223,10 @@ def test_few_shot_probes_are_logistic_regression_on_unit_vectors():
     assert found[1, :, 0].tolist() == pytest.approx([model.score(y, test_label)] * 3, abs=0.012)
     assert found[0, :, 0].mean() < found[1, 0, 0], "more shots, more accuracy"
     assert found[1, 0, 0] > 0.8 > 0.55 > found[1, 0, 1], "kinds are told apart"
+    for seed, own in zip((0, 4, 7), found[0, :, 0].tolist(), strict=True):
+        rows = evaluate.draw_shots(label, 20, [seed])[0, :, :2].flatten()
+        few = LogisticRegression(C=10.0 / 2, fit_intercept=False, max_iter=5000, tol=1e-8).fit(z[rows], label[rows])
+        assert own == pytest.approx(few.score(y, test_label), abs=0.012), "its own draw"
     alone = evaluate.few_shot_probe(kinds[:1], label, test[:1], test_label, shots=(2,), seeds=(4,), strength=10.0)
     assert float(alone) == pytest.approx(float(found[0, 1, 0]), abs=0.025), "a stack changes nothing"
     scaled = evaluate.few_shot_probe(100 * kinds, label, test / 7, test_label, shots=(2,), seeds=(0,), strength=10.0)
@@ -190,6 +239,11 @@ def test_few_shot_probes_are_logistic_regression_on_unit_vectors():
         (2, test[:1], "the same kinds"),
         (3, test_label[:5], "test_label must be"),
         (0, kinds * math.nan, "pool must be finite"),
+        (1, label - 1, r"pool_label must be in 0\.\.c-1 of at least 2 classes, got -1\.\.1"),
+        (1, label * 0, r"pool_label must be in 0\.\.c-1 of at least 2 classes, got 0\.\.0"),
+        (1, label > 0, "pool_label must be an integer"),
+        (2, test.double(), "pool and test must have matching dtypes, got torch.float32 and torch.float64"),
+        (3, test_label + 1, r"test_label must be in 0\.\.2 \(classes of pool_label\), got 1\.\.3"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate.few_shot_probe(*arguments[:place], bad, *arguments[place + 1 :], shots=(2,))
@@ -197,7 +251,9 @@ def test_few_shot_probes_are_logistic_regression_on_unit_vectors():
         ({"shots": (21,)}, "number of examples of every class, got 21, but class 0 has 20"),
         ({"shots": ()}, "shots must be positive"),
         ({"shots": (0,)}, "shots must be positive"),
-        ({"shots": (2,), "strength": 0.0}, "strength must be above 0"),
+        ({"shots": (2.7,)}, "shots must be positive"),
+        ({"shots": (2,), "strength": 0.0}, "strength must be finite and above 0"),
+        ({"shots": (2,), "strength": "1"}, "strength must be a number"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate.few_shot_probe(*arguments, **options)

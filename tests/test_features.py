@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import open_clip
+import PIL
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -30,7 +33,7 @@ from clipbook.features import PUBLISHED, Unavailable, embed, published
 class Toy:
     """A backbone whose feature of an image is its mean colour; counts what it is asked for."""
 
-    name, device, weights_id = "toy", torch.device("cpu"), "0123456789abcdef"
+    name, dim, device, weights_id = "toy", 3, torch.device("cpu"), "0123456789abcdef"
 
     def __init__(self):
         self.model, self.images, self.texts = nn.Linear(1, 1), 0, 0
@@ -104,13 +107,17 @@ def test_whatever_features_depend_on_makes_another_entry(tmp_path, monkeypatch):
     keys.add(features._key(changed[0], datasets.load("glyphs", n=5)))
     keys.add(features._key(changed[0], datasets.load("glyphs", "val", n=4)))
     keys.add(features._key(changed[0], replace(data, skip_unreadable=True)))
-    for module in (backbones, world):  # the code in between
+    for module in (open_clip, torchvision, PIL):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__version__", "0.0")
+            keys.add(features._key(changed[0], data))
+    for module in (backbones, datasets, world):  # the code in between
         with monkeypatch.context() as patch:
             copy = tmp_path / "copy.py"
             copy.write_text(Path(module.__file__).read_text() + "#")
             patch.setattr(module, "__file__", str(copy))
             keys.add(features._key(changed[0], data))
-    assert len(keys) == 6 + 3 + 2
+    assert len(keys) == 6 + 3 + 3 + 3
 
 
 def test_key_is_the_same_in_another_process():
@@ -166,6 +173,25 @@ def test_any_damage_is_noticed_and_repaired(tmp_path):
     assert rebuilt > 100  # ... and not because nothing was read
     assert entries(tmp_path) == [path]
     assert embed(toy, data, tmp_path).image.equal(good.image)
+
+
+def test_an_entry_that_holds_something_else_is_made_again(tmp_path):
+    data, toy = datasets.load("glyph-pairs", n=5), Toy()
+    good = embed(toy, data, tmp_path)
+    (path,) = entries(tmp_path)
+    for other in (
+        replace(good, image=good.image.double()),
+        replace(good, image=good.image[:, :2]),
+        replace(good, text=None),
+        replace(good, label=good.label.int()),
+        replace(good, **{name: getattr(good, name)[:4] for name in ("image", "label", "domain", "text")}),
+        replace(good, classes=good.classes[::-1]),
+        replace(good, domains=("elsewhere",)),
+    ):
+        with path.open("wb") as file:
+            features._write(file, other, [])
+        with pytest.warns(UserWarning, match="is damaged .* it is made again"):
+            assert same(embed(toy, data, tmp_path), good)
 
 
 @pytest.mark.parametrize("moment", ["embedding", "writing"])
@@ -267,6 +293,22 @@ def test_unreadable_images_are_named_each_time(folder, tmp_path):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="has no image that can be read"):
         embed(Toy(), datasets.load(name, skip_unreadable=True), cache)
+
+
+def test_a_failure_that_may_pass_is_not_kept(folder, tmp_path, monkeypatch):
+    name, toy = f"imagefolder:{folder}", Toy()
+    opened = Image.open
+
+    def busy(path, *arguments):
+        if str(path).endswith("3.png"):
+            raise OSError(24, "Too many open files", str(path))
+        return opened(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", busy)
+        with pytest.warns(UserWarning, match=r"3\.png \(OSError: \[Errno 24\] Too many open files"):
+            assert len(embed(toy, datasets.load(name, skip_unreadable=True), tmp_path / "cache")) == 5
+    assert len(embed(toy, datasets.load(name, skip_unreadable=True), tmp_path / "cache")) == 6
 
 
 def test_a_changed_folder_is_embedded_again(folder, tmp_path):

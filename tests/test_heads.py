@@ -18,9 +18,11 @@ def test_an_untrained_head_and_strength_zero_change_nothing():
     assert pulled.abs().max() > 0
     head.alpha = 0.25
     assert torch.allclose(head(z) - z, 0.25 * pulled, atol=1e-6), "the pull is proportional to alpha"
+    middle = head.linear.weight @ (z / (1 + (-z).exp()))[..., None] + head.linear.bias[:, None]
+    assert torch.allclose((head(z) - z)[..., None], 0.25 * head.project.weight @ middle, atol=1e-6), "the formula"
     head.alpha = 0.0
     assert torch.equal(head(z), z)
-    assert "alpha" not in head.state_dict()
+    assert "alpha" not in head.state_dict() and head.project.bias is None
 
 
 def test_the_skip_is_resampled_where_widths_differ():
@@ -40,8 +42,8 @@ def test_a_bad_head_is_named(arguments, message):
     with pytest.raises(ValueError, match=r"z must be \(\.\.\., 8\)"):
         heads.DisentangledNetwork(8)(torch.ones(2, 7))
     head = heads.DisentangledNetwork(8, alpha=0.5)
-    for alpha in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="alpha must be finite"):
+    for alpha in (math.nan, math.inf, "1", None, torch.ones(2)):
+        with pytest.raises(ValueError, match="alpha must be (finite|a number)"):
             head.alpha = alpha
     assert head.alpha == 0.5, "left as it was"
 
@@ -131,12 +133,60 @@ def test_a_module_that_stops_early_keeps_its_best():
     assert history[-1, 0] < 0.1 * history[0, 0]
 
 
-def test_a_diverging_loss_leaves_the_modules_as_they_were():
+def test_the_parameters_of_the_best_look_are_restored():
+    """From step 10 on the loss pulls the other way and is reported higher: what was best at step 10 is kept."""
+    x = torch.randn(1, 10, 6)
+
+    def turning(apply, step):
+        return apply(x).mean((1, 2)) * (1 if step < 10 else -1) + (0 if step < 10 else 100)
+
+    (long,), (short,) = linears([0]), linears([0])
+    training.fit([long], turning, 30, learning_rate=0.05, check_every=5, patience=9)
+    training.fit([short], turning, 10, learning_rate=0.05)
+    assert torch.equal(long.weight, short.weight)
+
+
+def test_what_is_frozen_stays_and_what_is_not_stacked_is_refused():
+    x = torch.randn(2, 10, 6)
+    loss = lambda apply, step: apply(x).square().mean((1, 2))
     modules = linears(range(2))
+    frozen = [module.weight.requires_grad_(False).clone() for module in modules]
+    bias = [module.bias.detach().clone() for module in modules]
+    alone = linears([1])
+    alone[0].weight.requires_grad_(False)
+    training.fit(modules, loss, 5)
+    training.fit(alone, lambda apply, step: apply(x[1:]).square().mean((1, 2)), 5)
+    for module, weight, old in zip(modules, frozen, bias):
+        assert torch.equal(module.weight, weight) and not torch.equal(module.bias, old)
+    assert torch.allclose(alone[0].bias, modules[1].bias, atol=1e-6), "each with its own frozen weight"
+    batch_norm = [torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.BatchNorm1d(6)).eval() for _ in range(2)]
+    for bad, message in (
+        ([heads.DisentangledNetwork(6, alpha=alpha) for alpha in (1.0, 0.5)], r"the same alpha .* got \[0.5, 1.0\]"),
+        ([module.requires_grad_(False) for module in linears(range(2))], "parameters that require a gradient"),
+        (batch_norm, "modules must not have buffers that change"),
+    ):
+        before = [value.clone() for module in bad for value in module.state_dict().values()]
+        with pytest.raises(ValueError, match=message):
+            training.fit(bad, loss, 5)
+        after = [value for module in bad for value in module.state_dict().values()]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not batch_norm[0].training, "left as it was"
+
+
+def test_a_diverging_loss_leaves_the_modules_as_they_were():
+    modules = [module.eval() for module in linears(range(2))]
     before = [module.weight.clone() for module in modules]
     with pytest.raises(FloatingPointError, match="not finite at step 3"):
         training.fit(modules, lambda apply, step: apply(torch.ones(2, 1, 6)).mean((1, 2)) / (step != 3), 10)
+
+    def no_gradient(apply, step):  # the loss is finite, its gradient is not
+        z = apply(torch.ones(2, 1, 6))
+        return z.mean((1, 2)) + (0 * z if step == 4 else z.detach()).abs().sqrt().mean((1, 2))
+
+    with pytest.raises(FloatingPointError, match="a parameter was not finite after step 4"):
+        training.fit(modules, no_gradient, 5)
     assert all(torch.equal(module.weight, old) for module, old in zip(modules, before))
+    assert not any(module.training for module in modules)
     for bad, message in (
         ({"steps": 0}, "steps"),
         ({"steps": 5, "learning_rate": 0.0}, "learning_rate"),
@@ -211,13 +261,104 @@ def test_views_are_the_encoders_own_features(glyph):
     for bad, message in (
         (["cat"], "at least two names"),
         ("cat", "at least two names"),
-        (["cat", 3], "non-empty names, got 3 at 1"),
-        (["cat", " "], "non-empty names, got ' ' at 1"),
+        (["cat", 3], r"classes\[1\] must be a non-empty str, got 3"),
+        (["cat", " "], r"classes\[1\] must be a non-empty str, got ' '"),
+        (None, "at least two names, got None"),
         (["cat", "key", "cat"], "all different, got 'cat' twice"),
         (["cat", "key", long], r"of '(very )+cat', with 4 noise tokens exceeds the context of \d+ tokens"),
     ):
         with pytest.raises(ValueError, match=message):
             clap.embed_views(glyph, bad, 6)
+    with pytest.raises(ValueError, match=r"of '(very )+cat', with 0 noise tokens exceeds"):
+        clap.embed_views(glyph, ["cat", "key", long], 6, n_tokens=0)
+    bare = dict.fromkeys(prompts.ATTRIBUTES, 1.0)
+    snug = " ".join(["very"] * 24 + ["cat"])  # the name alone fits with its noise, a prompt about it does not
+    with pytest.raises(ValueError, match=r"'a \w+ .* of a \w+ .*very cat', of '(very )+cat', with 0 noise"):
+        clap.embed_views(glyph, ["cat", snug], 6, augmentations=bare)
+    for bad, message in (
+        ({"n_tokens": "4"}, "n_tokens must be an int of at least 0, got '4'"),
+        ({"n_tokens": 40}, "n_tokens must be at most 29, for a context of 32, got 40"),
+        ({"std": "a"}, "std must be a number, got 'a'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clap.embed_views(glyph, names, 6, **bad)
+
+
+def test_a_third_of_the_noise_each_is_in_front_in_the_middle_and_at_the_end(glyph):
+    names, edited = ["cat", "crown"], []
+    for name in names:
+        edited += prompts.views(name, 5, seed=4)[1]
+    draw, expected = torch.Generator().manual_seed(4), torch.empty(10, glyph.dim)
+    for first, position in enumerate(("front", "middle", "end")):
+        expected[first::3] = glyph.embed_noised_texts(edited[first::3], 3, 0.3, position, draw)
+    found = clap.embed_views(glyph, names, 5, n_tokens=3, std=0.3, seed=4)
+    assert torch.allclose(found.augmented, expected.view(2, 5, -1), atol=1e-5)
+
+
+def test_training_is_the_loop_written_out():
+    """Every argument at a value that is not its default: one prompt of every class at random, its own edit, Adam."""
+    g = torch.Generator().manual_seed(0)
+    views = clap.Views(
+        torch.randn(4, 9, 6, generator=g), torch.randn(4, 9, 6, generator=g), torch.randn(4, 6, generator=g)
+    )
+    recipe = {"hidden": 5, "temperature": 0.3, "content_temperature": 0.7, "weight": 2.0, "learning_rate": 0.02}
+    before = torch.get_rng_state()
+    heads_found, history = clap.train(views, (3, 8), steps=6, **recipe)
+    assert torch.equal(torch.get_rng_state(), before)
+    for index, seed in enumerate((3, 8)):
+        torch.manual_seed(seed)
+        head, draw = heads.DisentangledNetwork(6, 5), torch.Generator().manual_seed(seed)
+        adam = torch.optim.Adam(head.parameters(), lr=0.02)
+        for step in range(6):
+            pick = torch.randint(9, (4,), generator=draw).tolist()
+            prompt, edited = (
+                torch.stack([x[i, j] for i, j in enumerate(pick)]) for x in (views.prompt, views.augmented)
+            )
+            t, e, c = head(prompt), head(edited), head(views.content)
+            loss = losses.nt_xent(t, e, 0.3) + 2.0 * losses.nt_xent(e, c, 0.7)
+            assert float(loss.detach()) == pytest.approx(float(history[step, index]), abs=1e-5)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        assert torch.allclose(head.project.weight, heads_found[index].project.weight, atol=1e-5)
+    torch.set_rng_state(before)
+    short = clap.Views(views.prompt, views.augmented[:, :3], views.content)
+    other = clap.Views(views.prompt, views.augmented, views.content[:3])
+    for bad, seeds, message in (
+        (views, (), "seeds must hold at least one seed, got none"),
+        (short, (0,), r"views must be .* got \(4, 9, 6\), \(4, 3, 6\) and \(4, 6\)"),
+        (other, (0,), r"views must be .* and \(3, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clap.train(bad, seeds, steps=2)
+    with pytest.raises(ValueError, match="content_temperature must be finite and above 0"):
+        clap.train(views, steps=2, content_temperature=0.0)
+
+
+def test_a_gpus_random_numbers_are_left_alone(monkeypatch):
+    def refuse(seed):
+        raise AssertionError("a GPU's generators were seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    backbones.load("glyph", "cpu")
+    clap.train(clap.Views(torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.randn(2, 4)), steps=1)
+
+
+def test_the_chosen_alpha_is_the_middle_of_those_within_one_standard_error(monkeypatch):
+    """Agreement by hand on 100 images; from the best down: nothing, one image lost (one standard error), four lost."""
+    lost = {0.2: 1, 0.3: 0, 0.5: 1, 0.6: 1, 0.4: 1, 0.05: 4, 0.1: 4, 0.15: 4}
+
+    def agreement(head, image, texts):
+        answers = torch.ones(100, dtype=torch.float64)
+        answers[: lost[head.alpha]] = 0
+        return answers
+
+    monkeypatch.setattr(clap, "agreement", agreement)
+    head, image = heads.DisentangledNetwork(4), torch.zeros(100, 4)
+    assert clap.choose_alpha(head, image, None, list(lost)) == 0.4, "of 0.2 to 0.6"
+    for n in range(2, 100):  # whatever the rounding of n
+        monkeypatch.setattr(clap, "agreement", lambda head, image, texts: agreement(head, image, texts)[: len(image)])
+        assert clap.choose_alpha(head, image[:n], None, [0.3, 0.5, 0.6]) == 0.5, n
 
 
 def test_training_on_text_draws_the_wordings_of_a_class_together(glyph):

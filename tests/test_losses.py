@@ -165,10 +165,20 @@ def test_clap_loss_is_its_two_parts_and_stacks_are_batches_side_by_side():
     whole = losses.clap_loss(a, b, c, 0.4, 0.9, 2.0)
     assert torch.allclose(whole, losses.nt_xent(a, b, 0.4) + 2.0 * losses.nt_xent(b, c, 0.9))
     assert torch.allclose(losses.clap_loss(a, b, c, 0.4, weight=0.0), losses.nt_xent(a, b, 0.4))
+    assert torch.allclose(losses.clap_loss(a, b, c), losses.nt_xent(a, b, 0.5) + losses.nt_xent(b, c, 1.0))
     stack = [torch.stack([x, x.flip(1) ** 3]) for x in (a, b, c)]
     tau = torch.tensor([0.4, 0.7])
     one_by_one = [losses.clap_loss(*(x[i] for x in stack), tau[i]) for i in range(2)]
     assert torch.allclose(losses.clap_loss(*stack, tau), torch.stack(one_by_one))
+    for bad, message in (
+        ({"content_temperature": 0.0}, "content_temperature must be finite and above 0, got 0"),
+        ({"temperature": 0.0}, "^temperature must be finite and above 0, got 0"),
+        ({"weight": torch.tensor([1.0, math.inf])}, "weight must be finite and at least 0, got inf"),
+        ({"weight": -1.0}, "weight must be finite and at least 0, got -1"),
+        ({"weight": torch.ones(3)}, r"weight must be one number, or one for each batch, \(2,\), got \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            losses.clap_loss(*stack, **bad)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +189,10 @@ def test_clap_loss_is_its_two_parts_and_stacks_are_batches_side_by_side():
         ((torch.ones(4, 3), torch.full((4, 3), math.nan), 0.5), "b must be finite"),
         ((torch.ones(4, 3), torch.ones(4, 3), 0.0), "temperature must be finite and above 0"),
         ((torch.ones(4), torch.ones(4), 0.5), "a must be a tensor"),
+        ((torch.ones(4, 3), torch.ones(4, 3), "1"), "temperature must be a number, got '1'"),
+        ((torch.ones(4, 3), torch.ones(4, 3), None), "temperature must be a number, got None"),
+        ((torch.ones(4, 3), torch.ones(4, 3), torch.ones(2)), r"temperature must be one number, .* \(\), got \(2,\)"),
+        ((torch.ones(2, 4, 3), torch.ones(2, 4, 3), torch.ones(3)), r"each batch, \(2,\), got \(3,\)"),
     ],
 )
 def test_nt_xent_names_what_is_wrong(arguments, message):

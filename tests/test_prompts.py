@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipbook import world
-from clipbook.prompts import PROMPT_SETS, TEMPLATES, article, fill
+from clipbook.prompts import PROMPT_SETS, TEMPLATES, article, fill, styled, views
 
 
 def test_articles_follow_the_sound():
@@ -68,7 +68,11 @@ def test_bad_input_names_the_argument():
         (lambda: fill("a photo", ["cat"]), r"template must have exactly one slot \{\}, got 'a photo'"),
         (lambda: fill("{} and {}", ["cat"]), "template must have exactly one slot"),
         (lambda: fill("a {}", "cat"), "classes must be a sequence of names, got the str 'cat'"),
-        (lambda: fill("a {}", [""]), "noun must be a non-empty str"),
+        (lambda: fill("a {}", None), "classes must be a sequence of names, got None"),
+        (lambda: fill("{}", ["cat", ""]), r"classes\[1\] must be a non-empty str, got ''"),
+        (lambda: fill("{}", [3]), r"classes\[0\] must be a non-empty str, got 3"),
+        (lambda: styled(" ", size="small"), "name must be a non-empty str, got ' '"),
+        (lambda: views(None, 2), "name must be a non-empty str, got None"),
         (lambda: article(3), "noun must be a non-empty str, got 3"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipbook.losses import check_number
+
 Logits = Callable[[Tensor], Tensor]
 
 
@@ -56,7 +58,7 @@ def pgd(
         generator: CPU generator for that point.
 
     Returns: the last iterate, like `images`, detached. Raises ValueError for a bad argument, naming it, and for
-    logits without a gradient.
+    logits without a gradient or not finite.
     Source: Madry et al. 2018 (arXiv 1706.06083).
     """
     return _attack(_cross_entropy, model_logits, images, labels, epsilon, steps, step_size, random_start, generator)
@@ -85,8 +87,8 @@ def cw(
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Best wrong logit minus the right one, (n,): above 0 where the answer is wrong."""
-    right = logits.gather(1, labels[:, None])[:, 0]
-    return logits.scatter(1, labels[:, None], -math.inf).amax(1) - right
+    own = labels.to(logits.device)[:, None]
+    return logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0]
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -113,21 +115,24 @@ def _attack(loss, model_logits, images, labels, epsilon, steps, step_size, rando
             if int(labels.max()) >= logits.shape[1]:
                 top = logits.shape[1] - 1
                 raise ValueError(f"labels must be in 0..{top}, as many as model_logits has, got {int(labels.max())}")
-            if not logits.requires_grad:
+            if not bool(logits.isfinite().all()):  # their gradient has no sign: nothing would be attacked
+                raise ValueError("model_logits must be finite, got NaN or infinity")
+            gradient = None
+            if logits.requires_grad:  # a sum: no image sees another's gradient
+                total = loss(logits, labels.to(logits.device)).sum()
+                (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+            if gradient is None:
                 raise ValueError("model_logits must be differentiable in the pixels, got logits without a gradient")
-            # a sum: no image sees another's gradient
-            (gradient,) = torch.autograd.grad(loss(logits, labels.to(logits.device)).sum(), x)
         x = (x.detach() + step_size * gradient.sign()).clamp(low, high)
     return x
 
 
 def _check(images: Tensor, labels: Tensor, epsilon: float, steps: int, step_size: float | None) -> None:
-    if not (math.isfinite(epsilon) and 0 <= epsilon <= 1):
-        raise ValueError(f"epsilon must be in [0, 1], in units of pixel values, got {epsilon!r}")
+    check_number("epsilon", epsilon, 0, 1)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a positive int, got {steps!r}")
-    if step_size is not None and not (math.isfinite(step_size) and step_size >= 0):
-        raise ValueError(f"step_size must be finite and at least 0, got {step_size!r}")
+    if step_size is not None:
+        check_number("step_size", step_size, 0)
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2 or not len(images):
         got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a floating-point tensor (n, ...) with n > 0, got {got}")

@@ -8,6 +8,7 @@ a chapter that runs on one runs on the other. Defined in {ref}`zero-shot`.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -17,13 +18,17 @@ from pathlib import Path
 
 import open_clip
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torchvision import transforms
 from tqdm import tqdm
 
+from clipbook.losses import check_number
+
 ASSETS = Path(__file__).parent / "assets"
 VOCABULARY = "vocabulary.txt.gz"  # beside the weights of models with a vocabulary of their own
 POSITIONS = ("front", "middle", "end")
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 def shipped() -> list[str]:
@@ -63,7 +68,7 @@ class Backbone:
 
         Args:
             images: (n, 3, h, w), floating, in [0, 1]; resized, cropped and normalised as `preprocess` does.
-            batch_size: images per forward pass; at most 128 on a CPU, whose caches larger ones overflow.
+            batch_size: images per forward pass, >= 1; at most 128 on a CPU, whose caches larger ones overflow.
 
         Returns: (n, dim). Raises ValueError for another shape, type or range, and for NaN.
         """
@@ -71,6 +76,7 @@ class Backbone:
             raise ValueError(f"images must be a tensor (n, 3, h, w) with n > 0, got {_describe(images)}")
         if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
             raise ValueError(f"images must be floating point, finite and in [0, 1], got {images.dtype} values outside")
+        _check_count("batch_size", batch_size, 1)
         # the tensor part of open_clip's own pipeline; ToTensor and the conversion to RGB are done already
         steps = [t for t in self.preprocess.transforms if isinstance(t, nn.Module)]
         fit = transforms.Compose([t for t in steps if not isinstance(t, transforms.Normalize)])
@@ -83,13 +89,15 @@ class Backbone:
     def embed_prepared(self, batch: Tensor) -> Tensor:
         """Features of one batch (n, 3, s, s) that went through `preprocess` already; (n, dim)."""
         dtype = next(self.model.visual.parameters()).dtype
-        return _finite(self.model.encode_image(batch.to(self.device, dtype)).float().cpu(), "images", self.name)
+        features = self.model.encode_image(batch.to(self.device, dtype), normalize=False)  # CoCa's default is True
+        return _finite(features.float().cpu(), "images", self.name)
 
     def embed_texts(self, texts: list[str], batch_size: int = 256) -> Tensor:
         """Features of texts, (n, dim). A text longer than the context is cut, as open_clip does.
 
-        Raises ValueError unless `texts` is a list of at least one str.
+        Raises ValueError unless `texts` is a list of at least one str, and for a batch_size below 1.
         """
+        _check_count("batch_size", batch_size, 1)
         return self._encode(self._tokens(texts), batch_size)
 
     def embed_noised_texts(
@@ -108,22 +116,20 @@ class Backbone:
             position: "front" (after the start token), "middle", or "end" (before the end token).
             generator: CPU generator for the noise.
 
-        Returns: (n, dim). Raises ValueError for a bad argument and for a text that does not fit the
-        context together with its noise, naming the text. Source: Cai et al. 2024 (arXiv 2311.16445).
+        Returns: (n, dim). Raises ValueError for a bad argument, for a text that does not fit the context
+        together with its noise, naming the text, and for noise with a tokenizer other than CLIP's.
+        Source: Cai et al. 2024 (arXiv 2311.16445).
         """
-        if isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 0:
-            raise ValueError(f"n_tokens must be an int of at least 0, got {n_tokens!r}")
         if position not in POSITIONS:
             raise ValueError(f"position must be one of {POSITIONS}, got {position!r}")
-        if not 0 <= std < float("inf"):
-            raise ValueError(f"std must be finite and at least 0, got {std!r}")
+        check_number("std", std, 0)
+        _check_count("n_tokens", n_tokens, 0)
         tokens = self._tokens(texts)
         if n_tokens == 0:
             return self._encode(tokens, 256)
-        end = tokens.argmax(1)  # the end token has the highest id; after it comes padding
-        context = tokens.shape[1]
-        if bool((end + n_tokens >= context).any()):
-            i = int((end + n_tokens >= context).nonzero()[0])
+        end, context = self._end(tokens), tokens.shape[1]
+        if long := self.too_long(texts, n_tokens):
+            i = long[0]
             raise ValueError(
                 f"texts[{i}] = {texts[i]!r}, with {n_tokens} noise tokens, exceeds the context of {context} tokens"
             )
@@ -136,10 +142,35 @@ class Backbone:
         noise = std * torch.randn(len(texts), n_tokens, width, generator=generator)
         return self._encode(tokens, 256, noisy, noise)
 
-    def _tokens(self, texts: list[str]) -> Tensor:
+    def too_long(self, texts: list[str], n_tokens: int = 0) -> list[int]:
+        """Which of the texts the context does not hold in full, together with n_tokens noise tokens; ascending.
+
+        Raises ValueError unless `texts` is a list of at least one str and n_tokens an int >= 0 that leaves room for
+        a word, and for noise with a tokenizer other than CLIP's.
+        """
+        _check_count("n_tokens", n_tokens, 0)
+        context = self.tokenizer(["a"]).shape[1]
+        if n_tokens > context - 3:  # start, a word, end
+            raise ValueError(f"n_tokens must be at most {context - 3}, for a context of {context}, got {n_tokens}")
+        longer = self._tokens(texts, context_length=context + 1)  # room enough to see what would be cut
+        if n_tokens or isinstance(self.tokenizer, SimpleTokenizer):
+            long = self._end(longer) + n_tokens >= context
+        else:
+            long = (longer[:, :context] != self._tokens(texts)).any(1)
+        return long.nonzero()[:, 0].tolist()
+
+    def _end(self, tokens: Tensor) -> Tensor:
+        """The place of the end token, (n,): in CLIP's vocabulary it has the highest id; after it comes padding."""
+        if not isinstance(self.tokenizer, SimpleTokenizer):
+            raise ValueError(
+                f"backbone {self.name!r}: noise tokens need a tokenizer whose end token has the highest id, CLIP's"
+            )
+        return tokens.argmax(1)
+
+    def _tokens(self, texts: list[str], **room: int) -> Tensor:
         if isinstance(texts, str) or not len(texts) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"texts must be a list of at least one str, got {texts!r:.80}")
-        return self.tokenizer(list(texts))
+        return self.tokenizer(list(texts), **room)
 
     def _embedding(self) -> nn.Embedding:
         tower = getattr(self.model, "text", self.model)
@@ -150,7 +181,7 @@ class Backbone:
     @torch.no_grad()
     def _encode(self, tokens: Tensor, batch_size: int, noisy: Tensor | None = None, noise: Tensor | None = None):
         out = []
-        length = int(tokens.argmax(1).max()) + 1  # up to the end token, which has the highest id
+        length = int(tokens.argmax(1).max()) + 1  # up to where a tower that `_context` shortens reads its feature off
         with self._context(length) as length:
             tokens = tokens[:, :length]
             for index in _progress(torch.arange(len(tokens)).split(batch_size), "texts", len(tokens), batch_size):
@@ -165,7 +196,7 @@ class Backbone:
 
                     handle = self._embedding().register_forward_hook(put)
                 try:
-                    out.append(self.model.encode_text(tokens[index].to(self.device)).float().cpu())
+                    out.append(self.model.encode_text(tokens[index].to(self.device), normalize=False).float().cpu())
                 finally:
                     if handle:
                         handle.remove()
@@ -199,6 +230,11 @@ def _progress(blocks, what: str, n: int, batch_size: int):
     return tqdm(blocks, desc=f"embedding {what}", unit_scale=batch_size, delay=3, leave=False)
 
 
+def _check_count(name: str, value: int, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"{name} must be an int of at least {low}, got {value!r}")
+
+
 def _describe(x) -> str:
     return f"{tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
@@ -219,57 +255,34 @@ def load(name: str = "glyph", device: str | None = None, *, precision: str = "fp
         device: "cpu", "cuda", ...; None takes a GPU where there is one.
         precision: of the weights, as open_clip names it: "fp32", "fp16", "bf16".
 
-    Raises ValueError for an unknown name or device, and where weights trained with QuickGELU meet an
-    architecture without it (or the reverse): the result would look like a bad model, not like an error.
+    Raises ValueError for an unknown name, device or precision; for a folder without weights; for anything that cannot
+    be fetched or read; and where weights trained with QuickGELU meet an architecture without it (or the reverse): the
+    result would look like a bad model, not like an error.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} asked for, but torch sees no GPU; use device='cpu'")
-    tag, arch = None, name
-    if name in shipped():
-        arch = f"local-dir:{ASSETS / name}"
-    elif not name.startswith(("local-dir:", "hf-hub:")):
-        arch, _, tag = name.rpartition("/")
-        known = arch in open_clip.list_models()
-        if not known or tag not in open_clip.list_pretrained_tags_by_model(arch) + ["random"]:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) if known else ""
-            raise ValueError(
-                f"backbone {name!r} is unknown; expected one of {', '.join(shipped())}, 'ARCH/TAG' from "
-                f"open_clip.list_pretrained(), 'local-dir:PATH' or 'hf-hub:ORG/REPO'"
-                + (f"; tags of {arch}: {tags}, random" if tags else "")
-            )
-        trained = (open_clip.get_pretrained_cfg(arch, tag) or {}).get("quick_gelu", False)
-        if trained and not open_clip.get_model_config(arch).get("quick_gelu", False):
-            # open_clip only warns, and only after the download
-            raise ValueError(
-                f"backbone {name!r}: QuickGELU mismatch, the weights were trained with it and {arch} is without; "
-                f"use the '-quickgelu' architecture"
-            )
-    elif name.startswith("local-dir:") and not (Path(name[10:]) / "open_clip_config.json").is_file():
-        raise ValueError(f"backbone {name!r}: no open_clip_config.json in that folder")
-    random_state = torch.get_rng_state()
-    torch.manual_seed(0)
+    device = _device(device)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    arch, tag = _architecture(name)
+    # A released model without its weights is an error; only the tag "random" asks for none.
+    create = open_clip.create_model_and_transforms if tag == "random" else open_clip.create_model_from_pretrained
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("error", message=".*QuickGELU.*")
-            warnings.filterwarnings("ignore", message=".*[Nn]o pretrained weights.*")
-            model, _, preprocess = open_clip.create_model_and_transforms(
+            torch.default_generator.manual_seed(0)  # models are made on the CPU; a GPU's generators are left alone
+            model, *_, preprocess = create(
                 arch, pretrained=None if tag == "random" else tag, precision=precision, device=device
             )
+        tokenizer = _tokenizer(arch, model)
+        model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # in which convolutions are faster
+        with torch.no_grad():
+            dim = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
     except UserWarning as warning:
         raise ValueError(f"backbone {name!r}: {warning}") from warning
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"backbone {name!r} could not be fetched or read (no network?): {reason}") from error
-    finally:
-        torch.set_rng_state(random_state)
-    vocabulary = Path(arch[10:]) / VOCABULARY if arch.startswith("local-dir:") else None
-    words = {"bpe_path": str(vocabulary)} if vocabulary and vocabulary.is_file() else {}
-    tokenizer = open_clip.get_tokenizer(arch, **words)
-    model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # in which convolutions are faster
+    except Exception as error:  # what damage raises is up to the format: safetensors, zip, pickle, gzip, json
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = "" if arch.startswith("local-dir:") else " (no network?)"
+        raise ValueError(f"backbone {name!r} could not be fetched or read{hint}: {reason}") from error
     size = model.visual.image_size
-    with torch.no_grad():
-        dim = model.encode_text(tokenizer(["a"]).to(device)).shape[1]
     return Backbone(
         name=name,
         model=model,
@@ -280,3 +293,66 @@ def load(name: str = "glyph", device: str | None = None, *, precision: str = "fp
         dim=dim,
         scale=float(model.logit_scale.float().exp()),
     )
+
+
+def _device(asked: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {str(device)!r} asked for, but torch sees no GPU; use device='cpu'")
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch can use here, such as 'cpu', got {asked!r}") from error
+    return device
+
+
+def _architecture(name: str) -> tuple[str, str | None]:
+    """What open_clip calls a model, and its tag; raises ValueError for what is known to fail, before any download."""
+    if not isinstance(name, str):
+        raise ValueError(f"name must be a str, got {name!r}")
+    if name in shipped():
+        return f"local-dir:{ASSETS / name}", None
+    if name.startswith("local-dir:"):
+        folder = Path(name[10:])
+        if not (folder / "open_clip_config.json").is_file():
+            raise ValueError(f"backbone {name!r}: no open_clip_config.json in that folder")
+        if not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
+            raise ValueError(f"backbone {name!r}: no weights (.safetensors, .bin, .pth) in the folder {folder}")
+    if name.startswith(("local-dir:", "hf-hub:")):
+        return name, None
+    arch, _, tag = name.rpartition("/")
+    known = arch in open_clip.list_models()
+    if not known or tag not in open_clip.list_pretrained_tags_by_model(arch) + ["random"]:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) if known else ""
+        raise ValueError(
+            f"backbone {name!r} is unknown; expected one of {', '.join(shipped())}, 'ARCH/TAG' from "
+            f"open_clip.list_pretrained(), 'local-dir:PATH' or 'hf-hub:ORG/REPO'"
+            + (f"; tags of {arch}: {tags}, random" if tags else "")
+        )
+    config = open_clip.get_model_config(arch)
+    if (open_clip.get_pretrained_cfg(arch, tag) or {}).get("quick_gelu", False) and not config.get("quick_gelu", False):
+        # open_clip only warns, and only after the download
+        raise ValueError(
+            f"backbone {name!r}: QuickGELU mismatch, the weights were trained with it and {arch} is without; "
+            f"use the '-quickgelu' architecture"
+        )
+    if config["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"} and not importlib.util.find_spec(
+        "transformers"
+    ):
+        raise ValueError(f"backbone {name!r} needs the package 'transformers' for its texts: pip install transformers")
+    return arch, tag
+
+
+def _tokenizer(arch: str, model: nn.Module) -> Callable:
+    """open_clip's tokenizer, with the folder's own vocabulary where it has one."""
+    vocabulary = Path(arch[10:]) / VOCABULARY if arch.startswith("local-dir:") else None
+    words = {"bpe_path": str(vocabulary)} if vocabulary and vocabulary.is_file() else {}
+    tokenizer = open_clip.get_tokenizer(arch, **words)
+    table = getattr(getattr(model, "text", model), "token_embedding", None)
+    if isinstance(tokenizer, SimpleTokenizer) and isinstance(table, nn.Embedding):
+        ours, theirs = tokenizer.vocab_size, table.num_embeddings
+        if ours > theirs:
+            raise ValueError(
+                f"a vocabulary of {ours} and weights for {theirs} words; is there a {VOCABULARY} in the folder?"
+            )
+    return tokenizer

@@ -51,19 +51,19 @@ def embed_views(
         seed: of the choice of prompts, their edits and their noise.
 
     Returns: Views, un-normalised, float32. Raises ValueError as `prompts.views` and `embed_noised_texts`, and for
-    a class whose prompts do not fit the context together with their noise.
+    a class whose name or prompts do not fit the context, the augmented ones together with their noise.
     """
-    if isinstance(classes, str) or len(classes) < 2:
-        raise ValueError(f"classes must be at least two names, got {classes!r:.80}")
+    if isinstance(classes, str) or not hasattr(classes, "__len__") or len(classes) < 2:
+        raise ValueError(f"classes must be at least two names, got {classes!r}")
+    prompts.check_names("classes", classes)
     for index, name in enumerate(classes):
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"classes must be non-empty names, got {name!r} at {index}")
         if name in classes[:index]:
             raise ValueError(f"classes must be all different, got {name!r} twice")
     generator = torch.Generator().manual_seed(seed)
     plain, edited = zip(*(prompts.views(name, n, augmentations=augmentations, seed=seed) for name in classes))
     plain, edited = [text for texts in plain for text in texts], [text for texts in edited for text in texts]
-    _check_lengths(backbone, classes, edited, n_tokens)
+    for texts, noise in ((edited, n_tokens), (plain, 0), (list(classes), 0)):
+        _check_lengths(backbone, classes, texts, noise)
     augmented = torch.empty(len(edited), backbone.dim)
     where = torch.arange(len(edited)) % len(POSITIONS)  # prompts are in random order already
     for index, position in enumerate(POSITIONS):
@@ -76,12 +76,10 @@ def embed_views(
 
 
 def _check_lengths(backbone: Backbone, classes: Sequence[str], texts: list[str], n_tokens: int) -> None:
-    """Of the augmented prompts, class by class: what the context cannot hold is named by its class."""
-    tokens = backbone.tokenizer(texts)
-    context = tokens.shape[1]
-    long = (tokens.argmax(1) + n_tokens >= context).nonzero()[:, 0]  # the end token has the highest id
-    if n_tokens > 0 and len(long):
-        name, text = classes[int(long[0]) * len(classes) // len(texts)], texts[int(long[0])]
+    """Of texts in the order of their classes: one that the context cannot hold is named with its class."""
+    if long := backbone.too_long(texts, n_tokens):
+        name, text = classes[long[0] * len(classes) // len(texts)], texts[long[0]]
+        context = backbone.tokenizer([text]).shape[1]
         raise ValueError(
             f"classes must have names that fit: {text!r}, of {name!r}, with {n_tokens} noise tokens exceeds the "
             f"context of {context} tokens"
@@ -108,14 +106,20 @@ def train(
         hidden: of `DisentangledNetwork`. temperature, content_temperature, weight: of `clap_loss`.
         steps, learning_rate, early_stopping: of `training.fit`.
 
-    Returns: the heads, alpha 1, and the history of losses (steps run, seeds). A head's result does not depend
-    on which others were trained beside it, up to rounding.
+    Returns: the heads, alpha 1, on the device of the views, and the history of losses (steps run, seeds). A head's
+    result does not depend on which others were trained beside it, up to rounding. Raises ValueError for no seeds,
+    views whose shapes do not fit, and as `clap_loss` and `training.fit`.
     """
+    seeds = list(seeds)
+    if not seeds:
+        raise ValueError("seeds must hold at least one seed, got none")
+    _check_views(views)
     networks, generators = [], [torch.Generator().manual_seed(seed) for seed in seeds]
     for seed in seeds:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            networks.append(heads.DisentangledNetwork(views.content.shape[-1], hidden))
+            torch.default_generator.manual_seed(seed)  # the CPU's: a GPU's generators are left alone
+            network = heads.DisentangledNetwork(views.content.shape[-1], hidden)
+        networks.append(network.to(views.prompt.device))
     classes, n = views.prompt.shape[:2]
     content = views.content.expand(len(networks), -1, -1)
 
@@ -127,6 +131,16 @@ def train(
 
     history = training.fit(networks, loss, steps, learning_rate=learning_rate, **early_stopping)
     return networks, history
+
+
+def _check_views(views: Views) -> None:
+    shapes = [tuple(x.shape) for x in (views.prompt, views.augmented, views.content)]
+    fit = shapes[0] == shapes[1] and len(shapes[0]) == 3 and shapes[2] == (shapes[0][0], shapes[0][2])
+    if not fit or 0 in shapes[0]:
+        raise ValueError(
+            f"views must be prompt (classes, n, d), augmented (classes, n, d) and content (classes, d), got "
+            f"{shapes[0]}, {shapes[1]} and {shapes[2]}"
+        )
 
 
 @torch.no_grad()
@@ -177,7 +191,8 @@ def choose_alpha(
         head.alpha = before
     agreed = torch.stack(agreed)
     short = agreed[agreed.mean(1).argmax()] - agreed
-    good = (short.mean(1) <= short.std(1) / len(image) ** 0.5).nonzero()[:, 0]
+    bar = short.std(1) / len(image) ** 0.5 + 1e-9  # one image lost is one standard error exactly: not up to rounding
+    good = (short.mean(1) <= bar).nonzero()[:, 0]
     return alphas[int(good[len(good) // 2])]
 
 

@@ -110,9 +110,9 @@ class ImageDataset:
             pixels = world.render(self.scenes[int(index)])[0]
             return Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
         if self._source is not None:
-            return self._source[index][0].convert("RGB")
+            return _rgb(self._source[index][0])
         with Image.open(self._names[index]) as image:
-            return image.convert("RGB")
+            return _rgb(image)
 
 
 class _Decoder(torch.utils.data.Dataset):
@@ -139,8 +139,20 @@ def _collate(rows: list) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]
     return np.array([i for i, _ in good], np.int64), batch, [f for _, array, f in rows if array is None]
 
 
+def _rgb(image: Image.Image) -> Image.Image:
+    """In RGB; PIL would clip grey of 16 bits at 255, and old versions call a PNG of it "I"."""
+    if image.mode.startswith("I;16") or (image.format, image.mode) == ("PNG", "I"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def may_pass(reason: str) -> bool:
+    """Whether an image could not be read for a reason of the system's, such as too many open files, not its own."""
+    return ": [Errno " in reason  # as Python prints an OSError that has an errno; decoders raise it without
 
 
 def _unreadable(name: str, reason: str) -> str:

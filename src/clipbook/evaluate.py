@@ -7,6 +7,7 @@ what is below its rounding is not a preference. Each function says what a tie is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from clipbook import prototypes
 from clipbook.geometry import unit_rows
-from clipbook.losses import check_features, check_stacks, unit
+from clipbook.losses import ABOVE_0, check_features, check_number, check_stacks, unit
 
 TIE = 1e-6
 CONVENTIONS = ("normalise-mean-normalise", "mean-normalise", "mean")
@@ -22,9 +23,16 @@ _BLOCK = 4_000_000  # cosines that exist at a time
 
 
 def _check_labels(name: str, label: Tensor, n: int) -> None:
-    if not isinstance(label, Tensor) or label.is_floating_point() or label.shape != (n,):
+    whole = isinstance(label, Tensor) and not (label.is_floating_point() or label.is_complex())
+    if not whole or label.dtype == torch.bool or label.shape != (n,):
         got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
         raise ValueError(f"{name} must be an integer tensor ({n},), got {got}")
+
+
+def _check_range(name: str, label: Tensor, classes: int, of: str) -> None:
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name} must be in 0..{classes - 1} ({of}), got {low}..{high}")
 
 
 def class_text(text: Tensor, convention: str = "normalise-mean-normalise") -> Tensor:
@@ -86,11 +94,7 @@ def zero_shot(image: Tensor, class_text: Tensor, label: Tensor, keep_length: boo
     """
     predicted = predict(image, class_text, keep_length)
     _check_labels("label", label, len(image))
-    if int(label.min()) < 0 or int(label.max()) >= len(class_text):
-        raise ValueError(
-            f"label must be in 0..{len(class_text) - 1} (rows of class_text), "
-            f"got {int(label.min())}..{int(label.max())}"
-        )
+    _check_range("label", label, len(class_text), "rows of class_text")
     return float((predicted == label.to(predicted.device)).double().mean())
 
 
@@ -171,11 +175,12 @@ def probes(features: Tensor, factors: Mapping[str, Tensor], *, seed: int = 0) ->
     """Held-out accuracy of linear probes: what a straight cut through the features can tell of each factor.
 
     Logistic regression with an L2 penalty (scikit-learn's C = 1) on standardised features, fitted to its
-    optimum with L-BFGS, all factors at once; a random half trains, the other half tests.
+    optimum with L-BFGS, all factors at once; a random half trains, the other half tests. A factor of two values has a
+    weight vector for each, which is scikit-learn's single one at C = 2.
 
     Args:
         features: (n, d), used as they are: whether length may tell is the caller's choice.
-        factors: name -> int64 (n,) in 0..k-1: what is to be read.
+        factors: name -> int64 (n,) in 0..k-1: what is to be read. Other integers do as well.
         seed: of the split.
 
     Returns: {name: accuracy in [0, 1]}. Raises ValueError for mismatched shapes, non-finite features, no factors.
@@ -192,7 +197,7 @@ def probes(features: Tensor, factors: Mapping[str, Tensor], *, seed: int = 0) ->
     half = len(order) // 2
     x = features.detach()[order].double()
     x = (x - x[:half].mean(0)) / x[:half].std(0).clamp(min=1e-12)
-    labels = [label.to(x.device)[order] for label in factors.values()]
+    labels = [label.to(x.device).long()[order] for label in factors.values()]
     sizes = [int(label.max()) + 1 for label in labels]
     weight = torch.zeros(x.shape[1], sum(sizes), dtype=x.dtype, device=x.device, requires_grad=True)
     bias = torch.zeros(sum(sizes), dtype=x.dtype, device=x.device, requires_grad=True)
@@ -279,6 +284,7 @@ def mixing_accuracy(base: Tensor, added: Tensor, label: Tensor, alphas: Tensor) 
         got = f"{got[0]}, {got[1]} and {got[2]}"
         raise ValueError(f"base, added and label must be (..., n, c), (..., n, c) and (..., n), c >= 2, got {got}")
     prototypes.check_labels("label", label, shape[-2], shape[-1])
+    label = label.to(base.device)
     base, added = base.double().expand(shape), added.double().expand(shape)
     own = label.expand(shape[:-1])[..., None]
     others = torch.ones(shape, dtype=torch.bool, device=base.device).scatter_(-1, own, False)
@@ -320,10 +326,12 @@ def few_shot_probe(
         shots: examples per class, >= 1.
         seeds: of the draw.
         strength: of the fit against the penalty |W|^2 / 2, as scikit-learn's C, times the number of examples of a
-            class: the same for every number of shots; > 0.
+            class: the same for every number of shots; > 0. With two classes, as for `prototypes.linear_probe`, it is
+            half of scikit-learn's.
 
-    Returns: accuracies in [0, 1], (shots, seeds, k), float64. Raises ValueError for mismatched shapes, non-finite
-    features, fewer than max(shots) examples of a class.
+    Returns: accuracies in [0, 1], (shots, seeds, k), float64. Raises ValueError for mismatched shapes or dtypes,
+    non-finite features, labels out of range, fewer than max(shots) examples of a class; RuntimeError where a probe
+    does not converge.
     Source: Radford et al. 2021 (arXiv 2103.00020), sec. 3.1.2. Defined in {ref}`strength-and-robustness`.
     """
     for name, x, label in (("pool", pool, pool_label), ("test", test, test_label)):
@@ -334,18 +342,31 @@ def few_shot_probe(
     if pool.shape[0] != test.shape[0] or pool.shape[2] != test.shape[2]:
         got = f"{tuple(pool.shape)} and {tuple(test.shape)}"
         raise ValueError(f"pool and test must have the same kinds and width, got {got}")
-    shots, seeds = [int(k) for k in shots], list(seeds)
-    if not shots or min(shots) < 1 or not seeds:
+    if pool.dtype != test.dtype:
+        raise ValueError(f"pool and test must have matching dtypes, got {pool.dtype} and {test.dtype}")
+    classes, kinds = int(pool_label.max()) + 1, len(pool)
+    if int(pool_label.min()) < 0 or classes < 2:
+        got = f"{int(pool_label.min())}..{classes - 1}"
+        raise ValueError(f"pool_label must be in 0..c-1 of at least 2 classes, got {got}")
+    _check_range("test_label", test_label, classes, "classes of pool_label")
+    shots, seeds = list(shots), list(seeds)
+    whole = all(isinstance(k, Integral) and not isinstance(k, bool) and k > 0 for k in shots)
+    if not shots or not whole or not seeds:
         raise ValueError(f"shots must be positive ints and seeds at least one, got {shots} and {seeds}")
-    if not strength > 0:
-        raise ValueError(f"strength must be above 0, got {strength!r}")
-    order = draw_shots(pool_label, max(shots), seeds)
-    classes, kinds = order.shape[1], len(pool)
-    x, results = unit(test.detach()), []
+    check_number("strength", strength, ABOVE_0)
+    order = draw_shots(pool_label.long(), int(max(shots)), seeds)
+    results = []
     for k in shots:
         rows = order[:, :, :k].flatten(1)  # (seeds, c * k)
         label = torch.arange(classes).repeat_interleave(k)
         weight = prototypes.linear_probe(pool[:, rows].flatten(0, 1), label, classes, strength / k)
-        answer = (x[:, None] @ weight.view(kinds, len(seeds), classes, -1).mT).argmax(-1)
-        results.append((answer == test_label).double().mean(-1).T)
+        results.append(_accuracy(weight.view(kinds, len(seeds), classes, -1), test.detach(), test_label))
     return torch.stack(results)
+
+
+def _accuracy(weight: Tensor, x: Tensor, label: Tensor) -> Tensor:
+    """Share of right answers of probes (k, seeds, c, d) on rows x (k, m, d), a block of rows at a time; (seeds, k)."""
+    size = max(1, _BLOCK // weight[..., 0].numel())
+    blocks = zip(unit(x).split(size, 1), label.to(x.device).split(size), strict=True)
+    right = [((rows[:, None] @ weight.mT).argmax(-1) == truth).sum(-1) for rows, truth in blocks]
+    return torch.stack(right).sum(0).T.double() / len(label)

@@ -26,11 +26,13 @@ from typing import IO
 
 import numpy as np
 import open_clip
+import PIL
 import torch
+import torchvision
 from torch import Tensor
 from tqdm import tqdm
 
-from clipbook import backbones, world
+from clipbook import backbones, datasets, world
 from clipbook.backbones import Backbone
 from clipbook.datasets import ImageDataset, Unavailable, cache_folder
 
@@ -79,7 +81,8 @@ def embed(backbone: Backbone, dataset: ImageDataset, cache_dir: str | Path | Non
 
     Returns: Features on the CPU. Images are drawn or decoded a batch at a time, so memory holds the
     features and one batch. Unreadable images are missing from the rows if the set was loaded with
-    skip_unreadable=True (a warning names them, from the cache too), and a ValueError otherwise. Raises
+    skip_unreadable=True (a warning names them, from the cache too), and a ValueError otherwise; where the
+    system failed and not the image, nothing is cached, so that the next call tries again. Raises
     ValueError for features that are not finite; nothing is cached then. A cache that cannot be written
     to is a warning.
     """
@@ -87,12 +90,13 @@ def embed(backbone: Backbone, dataset: ImageDataset, cache_dir: str | Path | Non
         raise ValueError(f"dataset must come from datasets.load, got {dataset!r:.60}")
     folder = cache_folder(cache_dir) / "features"
     path = folder / f"{_key(backbone, dataset)}.npz"
-    found = _read(path)
+    found = _read(path, backbone, dataset)
     if found is None:
         found = _compute(backbone, dataset)
         try:
-            with _whole(path) as file:
-                _write(file, *found)
+            if not any(datasets.may_pass(reason) for _, reason in found[1]):
+                with _whole(path) as file:
+                    _write(file, *found)
         except OSError as error:
             warnings.warn(f"features of {dataset.name} are not kept: {error}", stacklevel=2)
     features, skipped = found
@@ -113,8 +117,8 @@ def _key(backbone: Backbone, dataset: ImageDataset) -> str:
         "backbone": [backbone.name, backbone.weights_id, str(dtype), backbone.device.type],
         "preprocess": preprocess,
         "dataset": [dataset.fingerprint, dataset.skip_unreadable],
-        "code": [hashlib.sha256(Path(m.__file__).read_bytes()).hexdigest() for m in (backbones, world)],
-        "open_clip": open_clip.__version__,
+        "code": [hashlib.sha256(Path(m.__file__).read_bytes()).hexdigest() for m in (backbones, datasets, world)],
+        "versions": [m.__version__ for m in (open_clip, torchvision, PIL)],
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -197,7 +201,7 @@ def _write(file: IO[bytes], features: Features, skipped: list[tuple[str, str]]) 
     np.savez(file, words=np.frombuffer(json.dumps(words).encode(), np.uint8), **arrays)
 
 
-def _read(path: Path) -> tuple[Features, list[tuple[str, str]]] | None:
+def _read(path: Path, backbone: Backbone, dataset: ImageDataset) -> tuple[Features, list[tuple[str, str]]] | None:
     """A verified entry; None when there is none, or when it is damaged (said in a warning)."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -208,8 +212,13 @@ def _read(path: Path) -> tuple[Features, list[tuple[str, str]]] | None:
         words = json.loads(arrays.pop("words").tobytes())
         tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
         features = Features(classes=tuple(words["classes"]), domains=tuple(words["domains"]), **tensors)
-        if any(len(x) != len(features) for x in tensors.values()):
-            raise ValueError("rows do not match")
+        n, text = len(dataset) - len(words["skipped"]), dataset.captions is not None
+        expected = {name: ((n, backbone.dim), torch.float32) for name in ["image"] + ["text"] * text}
+        expected |= {name: ((n,), torch.int64) for name in ("label", "domain")}
+        if {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()} != expected:
+            raise ValueError("arrays of another kind, width or number of rows")
+        if (features.classes, features.domains) != (dataset.classes, dataset.domains):
+            raise ValueError("other classes or domains")
         return features, [tuple(pair) for pair in words["skipped"]]
     except (FileNotFoundError, NotADirectoryError):
         return None

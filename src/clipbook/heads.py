@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from clipbook.losses import ABOVE_0, check_number
+
 
 def _check_widths(**widths: int) -> None:
     for name, width in widths.items():
@@ -55,8 +57,7 @@ class DisentangledNetwork(nn.Module):
 
     @alpha.setter
     def alpha(self, alpha: float) -> None:
-        if not math.isfinite(alpha):
-            raise ValueError(f"alpha must be finite, got {alpha!r}")
+        check_number("alpha", alpha)
         self._alpha = alpha
 
     def forward(self, z: Tensor) -> Tensor:
@@ -89,8 +90,7 @@ class TwoTowers(nn.Module):
         _check_widths(image_dim=image_dim, text_dim=text_dim, out=out)
         for width in hidden:
             _check_widths(hidden=width)
-        if not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"scale must be finite and above 0, got {scale!r}")
+        check_number("scale", scale, ABOVE_0)
         self.image, self.text = (_perceptron([dim, *hidden, out]) for dim in (image_dim, text_dim))
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 

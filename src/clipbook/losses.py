@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 _BLOCK = 4_000_000  # cosines that exist at a time in the uniformities
+ABOVE_0 = math.ulp(0.0)  # the least number above 0
 
 
 def unit(x: Tensor) -> Tensor:
@@ -47,15 +48,33 @@ def check_features(n_min: int = 1, same_shape: bool = True, **features: Tensor) 
             raise ValueError(f"{name} must be finite, got NaN or infinity in row {row}")
 
 
-def _check_positive(name: str, value: float | Tensor) -> None:
-    numbers = torch.as_tensor(value, dtype=torch.float64).detach()
-    if not bool((numbers.isfinite() & (numbers > 0)).all()):
-        raise ValueError(f"{name} must be finite and above 0, got {float(numbers.min()):g}")
+def check_number(
+    name: str, value: float | Tensor, low: float = -math.inf, high: float = math.inf, *, stacked: bool = False
+) -> None:
+    """Raises ValueError unless value is a finite number in low..high; stacked: or a tensor of any number of them."""
+    usable = isinstance(value, Tensor) and not (value.is_complex() or value.dtype == torch.bool)
+    if isinstance(value, bool) or not (isinstance(value, Real) or (usable and (stacked or value.ndim == 0))):
+        got = f"a tensor {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"{name} must be a number, got {got}")
+    numbers = torch.as_tensor(value, dtype=torch.float64).detach().flatten()
+    wrong = numbers[~(numbers.isfinite() & (numbers >= low) & (numbers <= high))]
+    if len(wrong):
+        expected = {ABOVE_0: "finite and above 0", -math.inf: "finite"}.get(low, f"finite and at least {low:g}")
+        expected = f"in [{low:g}, {high:g}]" if high < math.inf else expected
+        raise ValueError(f"{name} must be {expected}, got {float(wrong[0]):g}")
+
+
+def _check_per_batch(name: str, value: float | Tensor, like: Tensor, low: float = ABOVE_0) -> None:
+    """A number, or one for each of a stack's batches, (...)."""
+    check_number(name, value, low, stacked=True)
+    ours, theirs = (tuple(value.shape) if isinstance(value, Tensor) else ()), tuple(like.shape[:-2])
+    if len(ours) > len(theirs) or any(n not in (1, m) for n, m in zip(ours[::-1], theirs[::-1])):
+        raise ValueError(f"{name} must be one number, or one for each batch, {theirs}, got {ours}")
 
 
 def _per_batch(name: str, value: float | Tensor, like: Tensor) -> Tensor:
     """A positive number, or one for each of a stack's batches, as (..., 1, 1) beside its logits."""
-    _check_positive(name, value)
+    _check_per_batch(name, value, like)
     if not isinstance(value, Tensor):  # a plain number takes the features' precision
         value = torch.as_tensor(value, dtype=like.dtype)
     return value.to(like.device)[..., None, None]
@@ -94,7 +113,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float | Tensor) -> Tensor:
         temperature: divides the cosines; > 0. For stacks also one for each, (...).
 
     Returns: scalar, in nats, or (...) for stacks; log(2n - 1) is chance. Raises ValueError unless n >= 2,
-    shapes match, all is finite.
+    shapes match, all is finite and the temperature above 0.
     Source: Chen et al. 2020 (arXiv 2002.05709), eq. 1. Defined in {ref}`augmented-prompts`.
     """
     check_stacks(2, a=a, b=b)
@@ -126,13 +145,13 @@ def clap_loss(
         content: of the bare class names.
         temperature, content_temperature: > 0; weight: >= 0. For stacks also one for each, (...).
 
-    Returns: scalar, in nats, or (...). Raises ValueError as `nt_xent`.
+    Returns: scalar, in nats, or (...). Raises ValueError as `nt_xent`, and for a weight below 0.
     Source: Cai et al. 2024 (arXiv 2311.16445), eq. 6. Defined in {ref}`augmented-prompts`.
     """
     check_stacks(2, prompt=prompt, augmented=augmented, content=content)
-    least = float(torch.as_tensor(weight).min())
-    if not (math.isfinite(least) and least >= 0):
-        raise ValueError(f"weight must be finite and at least 0, got {least:g}")
+    _check_per_batch("content_temperature", content_temperature, content)
+    _check_per_batch("weight", weight, content, low=0)
+    weight = weight.to(content.device) if isinstance(weight, Tensor) else weight
     attract = nt_xent(augmented, content, content_temperature)
     return nt_xent(prompt, augmented, temperature) + weight * attract
 
@@ -204,10 +223,7 @@ def hcl_loss(a: Tensor, b: Tensor, temperature: float = 0.5, beta: float = 1.0, 
     check_stacks(2, a=a, b=b)
     settings = {"temperature": temperature, "beta": beta, "tau_plus": tau_plus}
     for name, value in settings.items():
-        if not isinstance(value, Real) and not (isinstance(value, Tensor) and value.ndim == 0):
-            got = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            raise ValueError(f"{name} must be a number, got {got}")
-    _check_positive("temperature", temperature)
+        check_number(name, value, ABOVE_0 if name == "temperature" else -math.inf)
     for name, value, high in (("beta", beta, math.inf), ("tau_plus", tau_plus, 1)):
         if not (math.isfinite(value) and 0 <= value < high):
             raise ValueError(f"{name} must be finite and in [0, {high:g}), got {value!r}")
@@ -254,7 +270,7 @@ def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     Source: Wang & Isola 2020 (arXiv 2005.10242), sec. 4.1. Defined in {ref}`contrastive-pretraining`.
     """
     check_stacks(2, x=x)
-    _check_positive("t", t)
+    check_number("t", t, ABOVE_0)
     u, n, size = unit(x), x.shape[-2], _rows_at_a_time(x)
 
     def block(u: Tensor, start: int) -> Tensor:  # rows from start against all later ones
@@ -278,7 +294,7 @@ def cross_uniformity(x: Tensor, y: Tensor, t: float = 2.0) -> Tensor:
     n^2. Source: Fahim et al. 2024 (arXiv 2405.18570), the last term of CUAXU. Defined in {ref}`closing-the-gap`.
     """
     check_stacks(2, x=x, y=y)
-    _check_positive("t", t)
+    check_number("t", t, ABOVE_0)
     u, v, n, size = unit(x), unit(y), x.shape[-2], _rows_at_a_time(x)
 
     def block(u: Tensor, v: Tensor, start: int) -> Tensor:

@@ -40,13 +40,26 @@ _VOWEL_SOUND = re.compile(r"(?i)(hour|honest|honou?r|heir|[fhlmnrsx]-|(mp3|x-?ra
 _SLOT = re.compile(r"(?i)(?P<article>\ba(?:n|\(n\))? )?\{\}")
 
 
+def check_name(argument: str, name: str) -> None:
+    """Raises ValueError unless name is a str with something in it."""
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"{argument} must be a non-empty str, got {name!r}")
+
+
+def check_names(argument: str, names: Sequence[str]) -> None:
+    """Raises ValueError unless names is a sequence of names, not a single str."""
+    if isinstance(names, str) or not hasattr(names, "__len__"):
+        raise ValueError(f"{argument} must be a sequence of names, got {'the str ' * isinstance(names, str)}{names!r}")
+    for index, name in enumerate(names):
+        check_name(f"{argument}[{index}]", name)
+
+
 def article(noun: str) -> str:
     """A noun phrase with its indefinite article, by sound: "airplane" -> "an airplane", "cat" -> "a cat".
 
     Raises ValueError for an empty phrase.
     """
-    if not isinstance(noun, str) or not noun.strip():
-        raise ValueError(f"noun must be a non-empty str, got {noun!r}")
+    check_name("noun", noun)
     vowel = (noun[0] in "aeiouAEIOU" and not _CONSONANT_SOUND.match(noun)) or bool(_VOWEL_SOUND.match(noun))
     return f"{'an' if vowel else 'a'} {noun}"
 
@@ -61,13 +74,12 @@ def fill(template: str, classes: Sequence[str]) -> list[str]:
         template: text with exactly one slot `{}`, such as "a photo of a {}".
         classes: names as words ("alarm clock", not "alarm_clock"); `ImageDataset.classes` are.
 
-    Returns: list of len(classes) prompts. Raises ValueError unless the template has one slot, and for a
-    single str in place of classes.
+    Returns: list of len(classes) prompts. Raises ValueError unless the template has one slot, for an empty
+    name, and for a single str in place of classes.
     """
     if not isinstance(template, str) or template.count("{}") != 1:
         raise ValueError(f"template must have exactly one slot {{}}, got {template!r}")
-    if isinstance(classes, str):
-        raise ValueError(f"classes must be a sequence of names, got the str {classes!r}")
+    check_names("classes", classes)
 
     def prompt(name: str) -> str:
         slot = _SLOT.search(template)
@@ -87,8 +99,9 @@ def styled(name: str, swap: bool = False, **words: str) -> str:
         swap: the other way round, "a small red cat in realistic sketch style".
         words: of ATTRIBUTES: style, type, size, color.
 
-    Raises ValueError for another attribute.
+    Raises ValueError for an empty name and for another attribute.
     """
+    check_name("name", name)
     if unknown := set(words) - set(ATTRIBUTES):
         raise ValueError(f"words must be among {', '.join(ATTRIBUTES)}, got {', '.join(sorted(unknown))}")
     thing = article(" ".join([*(words[key] for key in ("size", "color") if key in words), name]))
@@ -111,9 +124,10 @@ def views(
             see `Backbone.embed_noised_texts`.
         seed: the same seed gives the same views.
 
-    Returns: the prompts, the augmented prompts; n each, pair by pair. Raises ValueError for n < 1, an unknown
-    augmentation or a chance outside [0, 1].
+    Returns: the prompts, the augmented prompts; n each, pair by pair. Raises ValueError for an empty name, n < 1,
+    an unknown augmentation or a chance outside [0, 1].
     """
+    check_name("name", name)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a positive int, got {n!r}")
     if unknown := set(augmentations) - {*ATTRIBUTES, "swap"}:

@@ -8,16 +8,13 @@ ProtoCLIP trains it with clusters.
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipbook.losses import check_features, check_stacks, unit
+from clipbook.losses import ABOVE_0, check_features, check_number, check_stacks, unit
 
-_ABOVE_0 = math.ulp(0.0)  # the least number above 0
+_ROUNDS = 100  # of ten steps, after which a probe is given up; ten rounds are many
 
 
 def check_labels(name: str, labels: Tensor, n: int, n_classes: int, every: bool = False) -> None:
@@ -50,18 +47,6 @@ def _check_classes(**vectors: Tensor) -> None:
     for name, x in vectors.items():
         if x.shape[-2] < 2:
             raise ValueError(f"{name} must have a row for each of at least 2 classes, got {x.shape[-2]}")
-
-
-def _check_number(name: str, value: float | Tensor, low: float, high: float = math.inf) -> None:
-    whole = isinstance(value, Tensor) and not (value.is_complex() or value.dtype == torch.bool)
-    if isinstance(value, bool) or not (whole or isinstance(value, Real)):
-        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else repr(value)
-        raise ValueError(f"{name} must be a number, got {got}")
-    numbers = torch.as_tensor(value, dtype=torch.float64).detach()
-    if not bool((numbers.isfinite() & (numbers >= low) & (numbers <= high)).all()):
-        expected = "finite and above 0" if low == _ABOVE_0 else f"finite and at least {low:g}"
-        expected = f"in [{low:g}, {high:g}]" if high < math.inf else expected
-        raise ValueError(f"{name} must be {expected}, got {float(numbers.min()):g} to {float(numbers.max()):g}")
 
 
 def _given(name: str, value: float | Tensor, like: Tensor, *shapes: tuple[int, ...]) -> Tensor:
@@ -102,7 +87,7 @@ def prototype_logits(x: Tensor, prototypes: Tensor, beta: float = 1.0) -> Tensor
     Source: Snell et al. 2017 (arXiv 1703.05175), eq. 2. Defined in {ref}`prototype-classifiers`.
     """
     _check_widths("x", x, False, prototypes=prototypes)
-    _check_number("beta", beta, 0)
+    check_number("beta", beta, 0, stacked=True)
     squares = x.square().sum(-1)[..., None] + prototypes.square().sum(-1)[..., None, :]
     return -beta * (squares - 2 * x @ prototypes.mT).clamp(min=0)
 
@@ -125,7 +110,7 @@ def proto_clip_probabilities(
     """
     _check_widths("x", x, image_prototypes=image_prototypes, text_prototypes=text_prototypes)
     _check_classes(image_prototypes=image_prototypes, text_prototypes=text_prototypes)
-    _check_number("alpha", alpha, 0, 1)
+    check_number("alpha", alpha, 0, 1, stacked=True)
     if image_prototypes.shape[-2] != text_prototypes.shape[-2]:
         counts = f"{image_prototypes.shape[-2]} and {text_prototypes.shape[-2]}"
         raise ValueError(f"image_prototypes and text_prototypes must have as many classes, got {counts}")
@@ -157,7 +142,7 @@ def tip_adapter_logits(
     _check_classes(text=text)
     check_labels("labels", labels, keys.shape[-2], text.shape[-2], every=True)
     for name, value in (("alpha", alpha), ("beta", beta), ("scale", scale)):
-        _check_number(name, value, 0)
+        check_number(name, value, 0, stacked=True)
     x = unit(x)
     votes = (-beta * (1 - x @ unit(keys).mT)).exp() @ F.one_hot(labels, text.shape[-2]).to(x.dtype)
     return scale * x @ unit(text).mT + alpha * votes
@@ -182,7 +167,7 @@ def gaussian_discriminant(
     Source: Wang et al. 2024 (arXiv 2402.04087). Defined in {ref}`few-shot-adaptation`.
     """
     means = class_means(features, labels, n_classes)
-    _check_number("shrinkage", shrinkage, 1e-6, 1)
+    check_number("shrinkage", shrinkage, 1e-6, 1, stacked=True)
     rest = features - F.one_hot(labels, n_classes).to(features.dtype) @ means
     covariance = rest.mT @ rest / features.shape[-2]
     d = features.shape[-1]
@@ -217,8 +202,10 @@ def linear_probe(
         start: weights that cost nothing, (c, d) or (p, c, d); None: zero.
         weights: of the examples, (n,) or (p, n), >= 0; None: all 1.
 
-    Returns: W, (p, c, d); logits are unit(x) @ W.mT. Raises ValueError for mismatched shapes, labels out of range, a
-    class without an example, non-finite features, a strength that is not above 0, negative weights.
+    Returns: W, (p, c, d); logits are unit(x) @ W.mT; solved in float64. For two classes it has a vector each, which is
+    scikit-learn's single one at twice the C. Raises ValueError for mismatched shapes, labels out of range, a class
+    without an example, non-finite features, a strength that is not above 0, negative weights; RuntimeError where it
+    does not converge.
     Source: Radford et al. 2021 (arXiv 2103.00020), sec. 3.1.2; Lin et al. 2023 (arXiv 2301.06267).
     """
     if not isinstance(features, Tensor) or features.ndim != 3:
@@ -228,35 +215,56 @@ def linear_probe(
     check_labels("labels", labels, n, n_classes, every=True)
     if labels.shape not in ((n,), (p, n)):
         raise ValueError(f"labels must be ({n},) or ({p}, {n}), got {tuple(labels.shape)}")
-    _check_number("strength", strength, 1e-12)
-    x = unit(features.detach())
-    zero = torch.zeros(p, n_classes, d, dtype=x.dtype, device=x.device)
-    if start is not None:
+    check_number("strength", strength, 1e-12, stacked=True)
+    made = unit(features.detach())
+    x = made.double()  # in float32 the sum over many problems hides that one of them still falls
+    if start is None:
+        start = x.new_zeros(p, n_classes, d)
+    else:
         check_stacks(1, start=start)
         start = _given("start", start, x, (n_classes, d), (p, n_classes, d))
-    if weights is not None:
-        _check_number("weights", weights, 0)
+    if weights is None:
+        weights = x.new_ones(p, n)
+    else:
+        check_number("weights", weights, 0, stacked=True)
         weights = _given("weights", weights, x, (n,), (p, n))
-    start = zero if start is None else start
-    each = torch.ones_like(x[..., 0]) if weights is None else weights
-    strength = _given("strength", strength, x, (), (p,))
-    labels = labels.expand(p, -1)
-    # One solver for all problems: in these units no direction of any of them is steeper than 1, whatever its strength.
-    step = (1 + strength * each.sum(-1) / 4).rsqrt()[:, None, None]
-    moved = torch.zeros_like(zero, requires_grad=True)
-    solver = torch.optim.LBFGS([moved], max_iter=200, history_size=10, line_search_fn="strong_wolfe")
+    each = _given("strength", strength, x, (), (p,))[:, None] * weights
+    return _logistic_regression(x, labels.to(x.device).expand(p, -1), each, start).to(made.dtype)
+
+
+def _logistic_regression(x: Tensor, labels: Tensor, each: Tensor, start: Tensor) -> Tensor:
+    """W (p, c, d) that minimises sum_i each_i * cross-entropy_i + ||W - start||^2 / 2: one solver for all problems.
+
+    It is done when every gradient is shorter than 1e-4 of its W. The penalty's curvature is 1, so that no W is then
+    further than that from its optimum.
+    """
+    total = each.sum(1)
+    step = (1 + total / 2).rsqrt()[:, None, None]  # in these units no direction is steeper than 1
+    moved = torch.zeros_like(start, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [moved], max_iter=10, history_size=10, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         solver.zero_grad()
-        logits = x @ (start + step * moved).mT
-        fit = (F.cross_entropy(logits.mT, labels, reduction="none") * each).sum(1)
-        loss = (strength * fit + (step * moved).square().sum((1, 2)) / 2).sum()
+        logits = (start + step * moved) @ x.mT  # (p, c, n): classes come second, as cross_entropy takes them
+        fit = (F.cross_entropy(logits, labels, reduction="none") * each).sum()
+        loss = fit + (step * moved).square().sum() / 2
         loss.backward()
         return loss
 
-    with torch.enable_grad():
-        solver.step(closure)
-    return start + step * moved.detach()
+    for _ in range(_ROUNDS):
+        with torch.enable_grad():
+            solver.step(closure)
+            closure()
+        found = start + step * moved.detach()
+        gradient, length = (z.flatten(1).norm(dim=1) for z in (moved.grad / step, found))
+        if bool((gradient <= 1e-4 * length + 1e-12 * total).all()):  # the second: rounding, where W is 0
+            return found
+    raise RuntimeError(
+        f"linear_probe has not converged in {10 * _ROUNDS} steps: a gradient is {float((gradient / length).max()):.1e} "
+        f"of its weights; a smaller strength may help"
+    )
 
 
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, n_iterations: int = 3) -> Tensor:
@@ -276,7 +284,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, n_iterations: int = 3) -> Te
     {ref}`prototypes-in-pretraining`.
     """
     check_features(1, scores=scores)
-    _check_number("epsilon", epsilon, _ABOVE_0)
+    check_number("epsilon", epsilon, ABOVE_0)
     if isinstance(n_iterations, bool) or not isinstance(n_iterations, int) or n_iterations < 1:
         raise ValueError(f"n_iterations must be a positive int, got {n_iterations!r}")
     log_q = scores.double()
