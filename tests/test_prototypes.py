@@ -125,6 +125,10 @@ def test_linear_probe_of_many_problems_in_float32_is_still_scikit_learns(monkeyp
         ours = found[i].double() - found[i].double().mean(0)  # they differ by what all classes share: nothing here
         assert float((ours - theirs).norm() / theirs.norm()) < 5e-4
     assert prototypes.linear_probe(keys[:2].half(), labels, c).dtype == torch.float32
+    x, strong = unit(keys[:2].double()), prototypes.linear_probe(keys[:2].double(), labels, c, 1e4)
+    residual = (x @ strong.mT).softmax(-1) - torch.nn.functional.one_hot(labels, c)
+    gradient = 1e4 * residual.mT @ x + strong  # no shorter than the way to the optimum, whatever the strength
+    assert bool((gradient.flatten(1).norm(dim=1) <= 1.01e-4 * strong.flatten(1).norm(dim=1)).all())
     monkeypatch.setattr(prototypes, "_ROUNDS", 1)
     with pytest.raises(RuntimeError, match="linear_probe has not converged in 10 steps"):
         prototypes.linear_probe(keys, labels, c, 30.0)

@@ -238,8 +238,12 @@ def _logistic_regression(x: Tensor, labels: Tensor, each: Tensor, start: Tensor)
     It is done when every gradient is shorter than 1e-4 of its W. The penalty's curvature is 1, so that no W is then
     further than that from its optimum.
     """
-    total = each.sum(1)
-    step = (1 + total / 2).rsqrt()[:, None, None]  # in these units no direction is steeper than 1
+    # Real features share a mean, and the fit is far steeper along it. In units in which H = I + sum_i h_i x_i x_i^T is
+    # the identity all directions are alike: W = start + moved root^-1, with root root^T = H.
+    h = each / (4 * start.shape[-2])
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    root = torch.linalg.cholesky(eye + (x * h[..., None]).mT @ x)
+    x_there, before = torch.linalg.solve_triangular(root, x.mT, upper=False), start @ x.mT
     moved = torch.zeros_like(start, requires_grad=True)
     solver = torch.optim.LBFGS(
         [moved], max_iter=10, history_size=10, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
@@ -247,9 +251,10 @@ def _logistic_regression(x: Tensor, labels: Tensor, each: Tensor, start: Tensor)
 
     def closure() -> Tensor:
         solver.zero_grad()
-        logits = (start + step * moved) @ x.mT  # (p, c, n): classes come second, as cross_entropy takes them
-        fit = (F.cross_entropy(logits, labels, reduction="none") * each).sum()
-        loss = fit + (step * moved).square().sum() / 2
+        added = moved @ x_there  # to the logits, (p, c, n): classes come second, as cross_entropy takes them
+        fit = F.cross_entropy(before + added, labels, reduction="none") * each
+        penalty = moved.square().sum() - (h * added.square().sum(1)).sum()  # ||W - start||^2
+        loss = fit.sum() + penalty / 2
         loss.backward()
         return loss
 
@@ -257,9 +262,9 @@ def _logistic_regression(x: Tensor, labels: Tensor, each: Tensor, start: Tensor)
         with torch.enable_grad():
             solver.step(closure)
             closure()
-        found = start + step * moved.detach()
-        gradient, length = (z.flatten(1).norm(dim=1) for z in (moved.grad / step, found))
-        if bool((gradient <= 1e-4 * length + 1e-12 * total).all()):  # the second: rounding, where W is 0
+        found = start + torch.linalg.solve_triangular(root, moved.detach(), upper=False, left=False)
+        gradient, length = (z.flatten(1).norm(dim=1) for z in (moved.grad @ root.mT, found))
+        if bool((gradient <= 1e-4 * length + 1e-12 * each.sum(1)).all()):  # the second: rounding, where W is 0
             return found
     raise RuntimeError(
         f"linear_probe has not converged in {10 * _ROUNDS} steps: a gradient is {float((gradient / length).max()):.1e} "
